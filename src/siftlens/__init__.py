@@ -1,0 +1,75 @@
+"""Read a vision transformer's self-attention through SIFT keypoints.
+
+Names are loaded when first used, so that `import siftlens` stays fast and pulls in neither torch nor OpenCV.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from siftlens.attention import attention_maps, read_attention
+    from siftlens.core import (
+        CaptureError,
+        InputError,
+        ModelError,
+        NothingReadableError,
+        PatchGrid,
+        SiftlensError,
+        StudyError,
+        TokenLayout,
+    )
+    from siftlens.keypoints import Keypoints, detect
+    from siftlens.models import load_model
+    from siftlens.patchmaps import concentration
+    from siftlens.study import Study, analyze, load_study
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "attention": ["attention_maps", "read_attention"],
+    "core": [
+        "CaptureError",
+        "InputError",
+        "ModelError",
+        "NothingReadableError",
+        "PatchGrid",
+        "SiftlensError",
+        "StudyError",
+        "TokenLayout",
+    ],
+    "keypoints": ["Keypoints", "detect"],
+    "models": ["load_model"],
+    "patchmaps": ["concentration"],
+    "study": ["Study", "analyze", "load_study"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "CaptureError",
+    "InputError",
+    "Keypoints",
+    "ModelError",
+    "NothingReadableError",
+    "PatchGrid",
+    "SiftlensError",
+    "Study",
+    "StudyError",
+    "TokenLayout",
+    "analyze",
+    "attention_maps",
+    "concentration",
+    "detect",
+    "load_model",
+    "load_study",
+    "read_attention",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'siftlens' has no attribute {name!r}")
+    return getattr(import_module(f"siftlens.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,22 @@
+"""Errors and geometry: what every other part builds on."""
+
+from siftlens.core.errors import (
+    CaptureError,
+    InputError,
+    ModelError,
+    NothingReadableError,
+    SiftlensError,
+    StudyError,
+)
+from siftlens.core.grid import PatchGrid, TokenLayout
+
+__all__ = [
+    "CaptureError",
+    "InputError",
+    "ModelError",
+    "NothingReadableError",
+    "PatchGrid",
+    "SiftlensError",
+    "StudyError",
+    "TokenLayout",
+]

@@ -1,0 +1,35 @@
+"""What can go wrong, as one family.
+
+    SiftlensError
+    ├── InputError            an argument, file or setting is not what was expected
+    │   ├── ModelError        the model cannot be built, loaded or run
+    │   └── StudyError        a saved study is missing, damaged or of another version
+    ├── CaptureError          the model's attention cannot be read, or not all of it
+    └── NothingReadableError  not one image of the input could be read
+
+Every message says what was expected, what came, and what to do next, in one line.
+"""
+
+
+class SiftlensError(Exception):
+    """Base of every error that siftlens raises on purpose."""
+
+
+class InputError(SiftlensError, ValueError):
+    """An argument, a file or a setting is not what was expected."""
+
+
+class ModelError(InputError):
+    """The model cannot be built, loaded or run."""
+
+
+class StudyError(InputError):
+    """A saved study is missing, damaged or of another version."""
+
+
+class CaptureError(SiftlensError, RuntimeError):
+    """The model's attention cannot be read, or not all of it."""
+
+
+class NothingReadableError(SiftlensError):
+    """Not one image of the input could be read."""
