@@ -52,9 +52,7 @@ class PatchGrid:
         """Width of the image that the grid covers, px."""
         return self.cols * self.patch_width
 
-    def locate(
-        self, x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]
-    ) -> Int[np.ndarray, " point"]:
+    def locate(self, x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -> Int[np.ndarray, " point"]:
         """Index of the patch that holds each point (x, y), px; -1 where the point lies outside the grid.
 
         A point on the border between two patches belongs to the right or lower one.

@@ -1,0 +1,201 @@
+"""One captured attention, fused or eager, and what can be computed from it without keeping it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+_CHUNK_BYTES = 32 * 2**20  # attention rows held at once where rows must be built
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 or wider: low precision is never accumulated in."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _row_chunks(queries: int, row_bytes: int) -> list[slice]:
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
+
+
+@dataclass(frozen=True)
+class FusedCall:
+    """A call of a fused attention kernel, kept as its arguments.
+
+    Args:
+        op: the operator that the model called.
+        arguments: its arguments by name.
+    """
+
+    op: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    @property
+    def backend(self) -> str:
+        """Name of the kernel."""
+        return str(self.op).removeprefix("aten.").removesuffix(".default").removeprefix("_scaled_dot_product_")
+
+    @property
+    def query(self) -> Float[Tensor, "batch head query dim"]:
+        """Queries as the kernel got them, after any rotary embedding."""
+        query: Tensor = self.arguments["query"]
+        return query
+
+    @property
+    def key(self) -> Float[Tensor, "batch key_head key dim"]:
+        """Keys, likewise."""
+        key: Tensor = self.arguments["key"]
+        return key
+
+    @property
+    def value(self) -> Float[Tensor, "batch key_head key dim"]:
+        """Values."""
+        value: Tensor = self.arguments["value"]
+        return value
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added to the scores, or a boolean mask; None without either."""
+        bias: Tensor | None = self.arguments.get("attn_mask", self.arguments.get("attn_bias"))
+        return bias
+
+    @property
+    def scale(self) -> float:
+        """Factor s on the scores."""
+        scale: float | None = self.arguments.get("scale")
+        return self.query.shape[-1] ** -0.5 if scale is None else scale
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, head, query, key)."""
+        batch, heads, queries, _ = self.query.shape
+        return batch, heads, queries, self.key.shape[2]
+
+    def key_change(self) -> Float[Tensor, "image key"]:
+        """How far each key of images 1.. lies from the same key of image 0."""
+        keys = _wide(self.key)
+        return (keys[1:] - keys[:1]).pow(2).sum(dim=(1, 3)).sqrt()
+
+    def apply(self, weights: Float[Tensor, "batch #head key channel"]) -> Float[Tensor, "batch head query channel"]:
+        """A @ W by further calls of the same kernel with W as the value, at the model's own head size."""
+        size, channels = self.value.shape[-1], weights.shape[-1]
+        weights = F.pad(weights, (0, -channels % size)).to(self.value.dtype)
+        heads = self.value.shape[1]
+        parts = [
+            _wide(self.op(**self.arguments | {"value": part.expand(-1, heads, -1, -1)})[0])
+            for part in weights.split(size, dim=-1)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))[..., :channels]
+
+    def value_norm(self) -> Float[Tensor, "batch key_head key"]:
+        """Norm of every value vector, per key head."""
+        return _wide(self.value).norm(dim=-1)
+
+    def entropy(self) -> Float[Tensor, "batch head query"]:
+        """Entropy of every row, nat.
+
+        Without a bias H_i = LSE_i - s q_i . (A (K - mean K))_i - s q_i . mean K, in float32 or wider by one more
+        fused call; with a bias, or where the kernel returns no LSE, by building some rows at a time.
+        """
+        query, key = _wide(self.query), _wide(self.key)
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        if self.bias is not None or query.device.type not in _LSE_KERNEL:
+            rows = [torch.special.entr(part).sum(dim=-1) for part in self._rows(query, key)]
+            return torch.cat(rows, dim=-1)
+        centre = key.mean(dim=2, keepdim=True)
+        mean_key, lse = _LSE_KERNEL[query.device.type](query, key, key - centre, self.scale)
+        return lse - self.scale * (query * (mean_key + centre)).sum(dim=-1)
+
+    def attention(self) -> Float[Tensor, "batch head query key"]:
+        """The attention itself, in float32 or wider: for a few images only."""
+        query, key = _wide(self.query), _wide(self.key)
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        return torch.cat(list(self._rows(query, key)), dim=2)
+
+    def _rows(self, query: Tensor, key: Tensor) -> Any:
+        batch, heads, queries, keys = self.shape
+        bias = self.bias
+        if bias is not None:
+            bias = bias.expand(batch, heads, queries, keys)
+        for rows in _row_chunks(queries, batch * heads * keys * query.element_size()):
+            scores = self.scale * (query[:, :, rows] @ key.transpose(-2, -1))
+            if bias is not None and bias.dtype == torch.bool:
+                scores = scores.masked_fill(~bias[:, :, rows], -torch.inf)
+            elif bias is not None:
+                scores = scores + bias[:, :, rows]
+            yield scores.softmax(dim=-1)
+
+
+def _lse_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
+    return out, lse
+
+
+def _lse_cuda(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, compute_log_sumexp=True, scale=scale
+    )
+    return out, lse[..., : query.shape[2]]  # the kernel pads the rows
+
+
+_LSE_KERNEL = {"cpu": _lse_cpu, "cuda": _lse_cuda}
+
+
+@dataclass(frozen=True)
+class EagerCall:
+    """An attention that the model built itself: the softmax's output and the values that it multiplied.
+
+    Args:
+        probabilities: A as the softmax returned it.
+        values: what A was multiplied with.
+        scores: what the softmax was given.
+    """
+
+    probabilities: Float[Tensor, "batch head query key"]
+    values: Float[Tensor, "batch head key dim"]
+    scores: Float[Tensor, "batch head query key"]
+    backend: str = "eager"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, head, query, key)."""
+        batch, heads, queries, keys = self.probabilities.shape
+        return batch, heads, queries, keys
+
+    def key_change(self) -> Float[Tensor, "image key"]:
+        """How far each key's scores of images 1.. lie from image 0's, as the median over queries."""
+        scores = _wide(self.scores)
+        return (scores[1:] - scores[:1]).abs().sum(dim=1).median(dim=1).values
+
+    def apply(self, weights: Float[Tensor, "batch #head key channel"]) -> Float[Tensor, "batch head query channel"]:
+        """A @ W."""
+        batch, heads, queries, keys = self.shape
+        weights = weights.to(_wide(weights).dtype)
+        rows = [
+            _wide(self.probabilities[:, :, part]) @ weights for part in _row_chunks(queries, batch * heads * keys * 4)
+        ]
+        return torch.cat(rows, dim=2)
+
+    def value_norm(self) -> Float[Tensor, "batch head key"]:
+        """Norm of every value vector, per head."""
+        return _wide(self.values).norm(dim=-1)
+
+    def entropy(self) -> Float[Tensor, "batch head query"]:
+        """Entropy of every row, nat, from the probabilities."""
+        batch, heads, queries, keys = self.shape
+        rows = [
+            torch.special.entr(_wide(self.probabilities[:, :, part])).sum(dim=-1)
+            for part in _row_chunks(queries, batch * heads * keys * 4)
+        ]
+        return torch.cat(rows, dim=-1)
+
+    def attention(self) -> Float[Tensor, "batch head query key"]:
+        """The attention itself, in float32 or wider."""
+        return _wide(self.probabilities)
+
+
+AttentionCall = FusedCall | EagerCall

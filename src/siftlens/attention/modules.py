@@ -1,0 +1,104 @@
+"""Which module is running: names for what was captured, and the list of what was not."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+_ATTENTION_CLASS = re.compile(r"attention|attn", re.IGNORECASE)
+
+
+@dataclass
+class _Frame:
+    name: str
+    module: nn.Module
+    captured_before: int
+
+
+@dataclass
+class ModuleTracker:
+    """Follows a model's forward pass through its modules, by hooks that are removed again.
+
+    Args:
+        model: the model to follow.
+        captured: gives the number of attentions captured so far.
+
+    Attributes:
+        missed: names of the attention modules that ran without one capture inside, in order.
+        ran: for every captured attention, the names of the modules around it, outermost first.
+        token_norms: for every captured attention, the norm of each token after the block around it,
+            (batch, token); None where no block's output has a token axis.
+    """
+
+    model: nn.Module
+    captured: Callable[[], int]
+    keep_norms: bool = False
+    missed: list[str] = field(default_factory=list)
+    ran: list[tuple[str, ...]] = field(default_factory=list)
+    token_norms: dict[int, Tensor] = field(default_factory=dict)
+    sequence: tuple[int, int] = (0, 0)
+    _stack: list[_Frame] = field(default_factory=list)
+    _handles: list[RemovableHandle] = field(default_factory=list)
+
+    def attach(self) -> None:
+        """Put the hooks on every module below the root."""
+        for name, module in self.model.named_modules(remove_duplicate=True):
+            if name:
+                self._handles += [
+                    module.register_forward_pre_hook(self._entering(name)),
+                    module.register_forward_hook(self._leave, always_call=True),
+                ]
+
+    def detach(self) -> None:
+        """Take every hook off again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._stack.clear()
+
+    @property
+    def current(self) -> str:
+        """Dotted name of the innermost module that is running; the model's class outside of all."""
+        return self._stack[-1].name if self._stack else type(self.model).__name__
+
+    def mark_captured(self) -> None:
+        """Note where the attention that was just captured happened."""
+        self.ran.append(tuple(frame.name for frame in self._stack))
+
+    def _entering(self, name: str) -> Callable[[nn.Module, Any], None]:
+        def enter(module: nn.Module, _args: Any) -> None:
+            self._stack.append(_Frame(name, module, self.captured()))
+
+        return enter
+
+    def _leave(self, module: nn.Module, _args: Any, output: Any) -> None:
+        # An exception unwinds several frames at once, and always_call runs only some of their hooks.
+        while self._stack and self._stack[-1].module is not module:
+            self._stack.pop()
+        if not self._stack:
+            return
+        frame = self._stack.pop()
+        inside = self.captured() - frame.captured_before
+        if inside == 0 and _ATTENTION_CLASS.search(type(module).__name__) and self._is_leaf_attention(module):
+            self.missed.append(frame.name)
+        if inside == 1 and self.keep_norms:
+            self._note_norms(output)
+
+    def _is_leaf_attention(self, module: nn.Module) -> bool:
+        """Whether no module inside is itself an attention: only the innermost one is named as missed."""
+        inner = (child for child in module.modules() if child is not module)
+        return not any(_ATTENTION_CLASS.search(type(child).__name__) for child in inner)
+
+    def _note_norms(self, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple | list) and output else output
+        batch, tokens = self.sequence
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
+            return
+        if tensor.shape[:2] == (tokens, batch) and batch != tokens:
+            tensor = tensor.transpose(0, 1)
+        if tensor.shape[:2] == (batch, tokens):
+            # The outermost module that still holds one attention only, the block, leaves last and wins.
+            self.token_norms[self.captured() - 1] = tensor.detach().float().norm(dim=-1)
