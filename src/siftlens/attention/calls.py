@@ -93,7 +93,8 @@ class FusedCall:
 
     def value_norm(self) -> Float[Tensor, "batch key_head key"]:
         """Norm of every value vector, per key head."""
-        return _wide(self.value).norm(dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(_wide(self.value), dim=-1)
+        return norm
 
     def entropy(self) -> Float[Tensor, "batch head query"]:
         """Entropy of every row, nat.
@@ -182,7 +183,8 @@ class EagerCall:
 
     def value_norm(self) -> Float[Tensor, "batch head key"]:
         """Norm of every value vector, per head."""
-        return _wide(self.values).norm(dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(_wide(self.values), dim=-1)
+        return norm
 
     def entropy(self) -> Float[Tensor, "batch head query"]:
         """Entropy of every row, nat, from the probabilities."""

@@ -74,7 +74,7 @@ def check(model: nn.Module, tracker: ModuleTracker, interceptor: Interceptor, la
         )
     missed = list(dict.fromkeys([*tracker.missed, *_silent_siblings(model, tracker)]))
     if missed:
-        foreign = [kernel for module, kernel in interceptor.foreign.items() if module in missed]
+        foreign = [kernel for module, kernel in interceptor.foreign.items() if module.startswith(tuple(missed))]
         through = f" (it runs {foreign[0]})" if foreign else ""
         raise CaptureError(
             f"attention was read in {len(tracker.ran)} modules but not in {', '.join(missed[:5])}{through}; "

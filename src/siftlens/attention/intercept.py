@@ -56,10 +56,15 @@ class _Softmax:
     probabilities: Tensor
     module: str
     altered_by: str = ""
+    overwritten: bool = False
 
     def is_plain(self, tensor: Tensor) -> bool:
         """Whether a view or copy still holds the probabilities row by row, neither transposed nor cut."""
-        same = tensor.shape[-2:] == self.probabilities.shape[-2:] and tensor.numel() == self.probabilities.numel()
+        same = (
+            not self.overwritten
+            and tensor.shape[-2:] == self.probabilities.shape[-2:]
+            and tensor.numel() == self.probabilities.numel()
+        )
         return same and (tensor.stride(-1) == 1 or tensor.shape[-1] == 1)
 
 
@@ -76,7 +81,7 @@ class Interceptor(TorchDispatchMode):
     """
 
     def __init__(self, on_call: Callable[[AttentionCall], None], batch: int | None, where: Callable[[], str]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.foreign: dict[str, str] = {}
         self._on_call = on_call
         self._batch = batch
@@ -133,12 +138,14 @@ class Interceptor(TorchDispatchMode):
             if record is None:
                 continue
             shared = isinstance(out, Tensor) and _storage(out) == _storage(arg)
-            if func in _PRODUCT and place == 0 and record.is_plain(arg):
+            if func._schema.is_mutable and place == 0:
+                record.overwritten, record.altered_by = True, str(func)
+            elif func in _PRODUCT and place == 0 and record.is_plain(arg):
                 self._release(record)
                 self._on_call(self._eager(record, args[1]))
             elif func in _HARMLESS and record.is_plain(arg):
                 self._pending[_storage(out)] = record
-            elif func._schema.is_mutable or not shared:
+            elif not shared:
                 record.altered_by = str(func)
 
     def _release(self, record: _Softmax) -> None:

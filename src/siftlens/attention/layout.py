@@ -24,7 +24,12 @@ _NOISE = 0.02  # share of the largest change below which a token has not moved (
 _AMPLITUDE = 10.0  # of the changed pixel, in the model's normalised units: far outside natural images
 
 
-def find_layout(model: nn.Module, images: Float[Tensor, "batch channel height width"]) -> TokenLayout:
+def find_layout(
+    model: nn.Module,
+    images: Float[Tensor, "batch channel height width"],
+    *,
+    forward: Callable[[Tensor], Any] | None = None,
+) -> TokenLayout:
     """Find the patch grid and the prefix tokens of a model, by moving single pixels.
 
     Costs the layers before the first attention, on six images; nothing after it is run.
@@ -32,6 +37,7 @@ def find_layout(model: nn.Module, images: Float[Tensor, "batch channel height wi
     Args:
         model: a vision transformer, called as `model(images)`.
         images: any batch of the shape, type and device that the model will see; its content does not matter.
+        forward: how to call the model on a batch of six such images, where `model(images)` does not do.
 
     Returns:
         The grid, the number of class tokens (distillation tokens among them) and of registers.
@@ -41,14 +47,15 @@ def find_layout(model: nn.Module, images: Float[Tensor, "batch channel height wi
             tokens in front.
     """
     probes, pixels = _probes(images)
-    call, where = first_attention(model, lambda: model(probes), batch=len(probes))
+    height, width = images.shape[-2:]
+    call, where = first_attention(model, lambda: (forward or model)(probes), batch=len(probes))
     if call.shape[0] != len(probes):
         raise CaptureError(
             f"{where}: attention over windows of {call.shape[3]} tokens, {call.shape[0]} windows for "
             f"{len(probes)} images; only attention over the whole grid can be read"
         )
     moved = _moved_tokens(call, where)
-    return split_prefix(model, *_grid_of(moved, pixels, call.shape[3], images.shape[-2:], where))
+    return split_prefix(model, *_grid_of(moved, pixels, call.shape[3], (height, width), where))
 
 
 def _probes(images: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:

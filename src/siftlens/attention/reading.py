@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -217,7 +218,12 @@ class _Session:
                     f"{type(model).__name__} is not called on images (batch, channel, height, width); "
                     "pass grid=PatchGrid(rows, cols, patch_height, patch_width)"
                 )
-            return find_layout(model, images)
+
+            def forward(probes: Tensor) -> Any:
+                swap = partial(_for_probes, images=images, probes=probes)
+                return model(*map(swap, args), **{name: swap(value) for name, value in kwargs.items()})
+
+            return find_layout(model, images, forward=forward)
         finally:
             self.busy = False
 
@@ -262,3 +268,12 @@ class _Session:
             self.reading.pool.append(layer)
         else:
             self.on_layer(self.calls - 1 - len(self.reading.pool), layer)
+
+
+def _for_probes(argument: Any, *, images: Tensor, probes: Tensor) -> Any:
+    """A forward argument for the probe images: the images themselves, or the first image's share of a batch."""
+    if argument is images:
+        return probes
+    if isinstance(argument, Tensor) and argument.shape[:1] == images.shape[:1]:
+        return argument[:1].expand(probes.shape[0], *argument.shape[1:])
+    return argument
