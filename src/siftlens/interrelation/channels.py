@@ -1,0 +1,122 @@
+"""The weights that one batch's attention is read through: levels, the map itself, its rivals and its nulls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from siftlens.interrelation.nulls import MIRRORS, Pool, mirror_maps, rank_match
+from siftlens.interrelation.randomness import stream
+
+LEVELS = ("0", "1", "2-3", "4-7", "8+")
+RIVALS = ("gradient", "centre", "fast", "orb")
+_FIRST_MAP = len(LEVELS) + len(RIVALS)
+
+
+@dataclass(frozen=True)
+class MapBatch:
+    """Maps of one batch of images, as channels on the keys.
+
+    Attributes:
+        channels: 5 level indicators, 4 rivals, then the maps: z, K null maps of other images, 3 mirror images of z.
+            Float32, on the model's device; zero for patches left out.
+        residual: (1, gradient, centre) coefficients of the least-squares fit to each map, per image.
+        level_count: patches of each level, among those that are kept.
+        pool_index: which maps of the pool the null maps are.
+        keep: patches that take part, as queries and as keys.
+    """
+
+    channels: Float[Tensor, "batch patch channel"]
+    residual: Float[Tensor, "batch map 3"]
+    level_count: Float[np.ndarray, "batch 5"]
+    pool_index: Int[np.ndarray, "batch null"]
+    keep: Bool[Tensor, "batch patch"]
+
+    @property
+    def levels(self) -> Float[Tensor, "batch patch 5"]:
+        """One indicator per level."""
+        return self.channels[..., : len(LEVELS)]
+
+    @property
+    def rivals(self) -> Float[Tensor, "batch patch 4"]:
+        """Standardised rival maps: gradient energy, centre prior, FAST, ORB."""
+        return self.channels[..., len(LEVELS) : _FIRST_MAP]
+
+    @property
+    def maps(self) -> Float[Tensor, "batch patch map"]:
+        """z, the K null maps of other images, and the 3 mirror images: 1 + K + 3 maps."""
+        return self.channels[..., _FIRST_MAP:]
+
+
+def map_batch(
+    contents: Sequence[str],
+    z: Float[np.ndarray, "batch rows cols"],
+    levels: Int[np.ndarray, "batch rows cols"],
+    rivals: Float[np.ndarray, "batch 4 rows cols"],
+    pool: Pool,
+    *,
+    seed: int,
+    keep: Bool[np.ndarray, "batch rows cols"] | None = None,
+    device: torch.device | str = "cpu",
+) -> MapBatch:
+    """Everything that a batch's attention is read through, from the images' maps.
+
+    Args:
+        contents: content hash of each image; seeds its choice of pool maps and its ties.
+        z: the measure, standardised within each image.
+        levels: level of each patch, 0 to 4.
+        rivals: standardised rival maps.
+        pool: the reference pool of null 1.
+        seed: the analysis' seed.
+        keep: patches that take part; all without it. z and the rivals are standardised anew over those kept.
+        device: where the model is.
+    """
+    batch = len(contents)
+    kept = np.ones(z.shape, bool) if keep is None else keep
+    kept = kept.reshape(batch, -1)
+    patches = kept.shape[1]
+    maps = np.zeros((batch, 1 + pool.null_maps + MIRRORS, patches), np.float32)
+    index = np.zeros((batch, pool.null_maps), np.int64)
+    own = _standardise(z.reshape(batch, 1, patches), kept)[:, 0]
+    for image, content in enumerate(contents):
+        index[image] = pool.choose(content, seed)
+        candidates = np.concatenate([pool.maps[index[image]], mirror_maps(z[image])]).reshape(-1, patches)
+        maps[image, 0] = own[image]
+        maps[image, 1:] = rank_match(own[image], candidates, kept[image], stream(seed, "ties", content))
+    rival = _standardise(rivals.reshape(batch, len(RIVALS), patches), kept)
+    indicator = (levels.reshape(batch, 1, patches) == np.arange(len(LEVELS))[:, None]) & kept[:, None]
+    channels = np.concatenate([indicator.astype(np.float32), rival, maps], axis=1).swapaxes(1, 2)
+    return MapBatch(
+        channels=torch.from_numpy(np.ascontiguousarray(channels)).to(device),
+        residual=torch.from_numpy(_coefficients(maps, rival[:, :2], kept)).to(device),
+        level_count=indicator.sum(axis=2).astype(np.float64),
+        pool_index=index,
+        keep=torch.from_numpy(kept).to(device),
+    )
+
+
+def _standardise(
+    maps: Float[np.ndarray, "batch map patch"], keep: Bool[np.ndarray, "batch patch"]
+) -> Float[np.ndarray, "batch map patch"]:
+    """Mean 0 and variance 1 over the kept patches of each map; all zero where nothing varies, 0 where left out."""
+    where = np.broadcast_to(keep[:, None], maps.shape)
+    count = np.maximum(where.sum(axis=-1, keepdims=True), 1)
+    wide = np.where(where, maps, 0).astype(np.float64)
+    centred = np.where(where, wide - wide.sum(axis=-1, keepdims=True) / count, 0)
+    deviation = np.sqrt(np.square(centred).sum(axis=-1, keepdims=True) / count)
+    varies = deviation > 1e-6 * (1 + np.abs(wide).max(axis=-1, keepdims=True))
+    return np.where(varies, centred / np.where(varies, deviation, 1), 0).astype(np.float32)
+
+
+def _coefficients(
+    maps: Float[np.ndarray, "batch map patch"],
+    rivals: Float[np.ndarray, "batch 2 patch"],
+    keep: Bool[np.ndarray, "batch patch"],
+) -> Float[np.ndarray, "batch map 3"]:
+    """Least-squares coefficients of (1, gradient, centre) for every map, per image."""
+    design = np.concatenate([keep[:, None], rivals], axis=1).astype(np.float64)
+    gram = design @ design.swapaxes(1, 2)
+    return (maps @ design.swapaxes(1, 2) @ np.linalg.pinv(gram, hermitian=True)).astype(np.float32)
