@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from siftlens.interrelation.nulls import MIRRORS, Pool, mirror_maps, rank_match
-from siftlens.interrelation.randomness import stream
+from siftlens.interrelation.nulls import Pool, mirror_maps
 
 LEVELS = ("0", "1", "2-3", "4-7", "8+")
 RIVALS = ("gradient", "centre", "fast", "orb")
@@ -65,27 +64,20 @@ def map_batch(
     """Everything that a batch's attention is read through, from the images' maps.
 
     Args:
-        contents: content hash of each image; seeds its choice of pool maps and its ties.
+        contents: content hash of each image; seeds its choice of pool maps.
         z: the measure, standardised within each image.
         levels: level of each patch, 0 to 4.
         rivals: standardised rival maps.
         pool: the reference pool of null 1.
         seed: the analysis' seed.
-        keep: patches that take part; all without it. z and the rivals are standardised anew over those kept.
+        keep: patches that take part; all without it. Every map is standardised anew over those kept.
         device: where the model is.
     """
-    batch = len(contents)
-    kept = np.ones(z.shape, bool) if keep is None else keep
-    kept = kept.reshape(batch, -1)
-    patches = kept.shape[1]
-    maps = np.zeros((batch, 1 + pool.null_maps + MIRRORS, patches), np.float32)
-    index = np.zeros((batch, pool.null_maps), np.int64)
-    own = _standardise(z.reshape(batch, 1, patches), kept)[:, 0]
-    for image, content in enumerate(contents):
-        index[image] = pool.choose(content, seed)
-        candidates = np.concatenate([pool.maps[index[image]], mirror_maps(z[image])]).reshape(-1, patches)
-        maps[image, 0] = own[image]
-        maps[image, 1:] = rank_match(own[image], candidates, kept[image], stream(seed, "ties", content))
+    batch, patches = len(contents), z[0].size
+    kept = np.ones((batch, patches), bool) if keep is None else keep.reshape(batch, patches)
+    index = np.stack([pool.choose(content, seed) for content in contents])
+    maps = np.stack([np.concatenate([z[i : i + 1], pool.z[index[i]], mirror_maps(z[i])]) for i in range(batch)])
+    maps = _standardise(maps.reshape(batch, -1, patches), kept)
     rival = _standardise(rivals.reshape(batch, len(RIVALS), patches), kept)
     indicator = (levels.reshape(batch, 1, patches) == np.arange(len(LEVELS))[:, None]) & kept[:, None]
     channels = np.concatenate([indicator.astype(np.float32), rival, maps], axis=1).swapaxes(1, 2)

@@ -108,19 +108,19 @@ def _assortativity(
     reads: Bool[Tensor, "batch head patch"],
 ) -> Float[Tensor, "batch head map"]:
     """Correlation over queries of z_i with (A z)_i / m_i; 0 where either is constant, NaN without a query."""
-    where = reads.to(values.dtype)[:, :, None]
-    count = where.sum(dim=-1)
-    per_mass = torch.where(reads, 1 / mass, 0)[:, :, None]
-    mean = (per_mass @ values)[:, :, 0] / count
-    ratio = torch.addcmul(-mean[:, :, None], values, per_mass.mT)
+    where = reads.to(values.dtype)
+    count = where.sum(dim=-1, keepdim=True)
+    z_mean = where @ maps / count
+    z_variance = where @ maps.square() / count - z_mean.square()
+    per_mass = torch.where(reads, 1 / mass, 0)[..., None]
+    mean = (per_mass.mT @ values) / count[..., None]
+    ratio = torch.addcmul(-mean, values, per_mass)  # centred
     if not bool(reads.all()):
-        ratio *= where.mT
-    spread = torch.linalg.vector_norm(ratio, dim=2) / count.sqrt()
-    z_mean = (where @ maps[:, None])[:, :, 0] / count
-    z_spread = ((where @ maps.square()[:, None])[:, :, 0] / count - z_mean.square()).clamp_min(0).sqrt()
-    shared = (ratio.mul_(maps[:, None])).sum(dim=2) / count
-    varies = (spread >= _LEAST_SPREAD) & (z_spread >= _LEAST_SPREAD)
-    return torch.where(varies | (count == 0), shared / (spread * z_spread), 0)
+        ratio *= where[..., None]
+    variance = ratio.square().sum(dim=2) / count
+    covariance = ratio.mul_(maps[:, None]).sum(dim=2) / count
+    varies = (variance >= _LEAST_SPREAD**2) & (z_variance >= _LEAST_SPREAD**2)
+    return torch.where(varies | (count == 0), covariance / (variance * z_variance).sqrt(), 0)
 
 
 @dataclass(frozen=True)
