@@ -67,7 +67,7 @@ def map_batch(
         contents: content hash of each image; seeds its choice of pool maps.
         z: the measure, standardised within each image.
         levels: level of each patch, 0 to 4.
-        rivals: standardised rival maps.
+        rivals: rival maps, in any unit: they are standardised here.
         pool: the reference pool of null 1.
         seed: the analysis' seed.
         keep: patches that take part; all without it. Every map is standardised anew over those kept.

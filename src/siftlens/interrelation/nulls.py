@@ -22,12 +22,13 @@ NULL_MAPS = 40
 MIRRORS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pool:
     """The reference pool of null 1: a fixed set of images' maps.
 
     Attributes:
-        z: the measure, standardised within each image, as for the images that are compared with it.
+        z: the measure standardised within each image, exactly as for the images that are compared with the pool
+            (log1p first, for counts).
         contents: content hash of each map's image.
         identities: identity of each map's image.
     """
