@@ -1,0 +1,76 @@
+"""Files that are there whole or not at all, and disks that say what is wrong with them."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from siftlens.core import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Say in one line what is wrong where something cannot be written.
+
+    Args:
+        place: the file or folder that is written.
+
+    Raises:
+        InputError: the disk is full or read-only, or the place is not what it should be.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            advice = "the disk is full; free some space or choose another folder"
+        elif error.errno in _FORBIDDEN:
+            advice = "writing is not permitted; choose a folder that you can write to"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            advice = "a file stands where a folder is needed; choose another folder"
+        elif error.errno is None:
+            # Not from the system: a library's own complaint about what it was given.
+            raise
+        else:
+            advice = f"{os.strerror(error.errno)}; choose another folder"
+        raise InputError(f"cannot write {place}: {advice}") from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all went well.
+
+    Args:
+        path: the file to make or replace; its folder is made where it is missing.
+
+    Yields:
+        An empty file beside it.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    """The mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
