@@ -74,10 +74,12 @@ class Result:
     Attributes:
         heads: a row per layer, head and statistic.
         arrays: labelled arrays, merged and per image.
-        images: a row per image: identity, content, group, keypoints, covered (share of patches with a keypoint), ...
+        images: a row per image: identity, content, group, keypoints, covered (share of patches with a
+            keypoint), outlier_tokens (patch tokens of outlier norm).
         quarantine: a row per image set aside: identity, reason.
         run: how it was run.
         gallery: a few images to look at.
+        heads_by_group: `heads` for every group of images, with a column `group`; None where images were not grouped.
     """
 
     heads: pd.DataFrame
@@ -86,3 +88,4 @@ class Result:
     quarantine: pd.DataFrame
     run: RunInfo
     gallery: tuple[GalleryImage, ...]
+    heads_by_group: pd.DataFrame | None = None
