@@ -1,0 +1,122 @@
+"""What a sentence of the report rests on: estimates with intervals, and the questions asked of a panel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from siftlens.report.numbers import decimals, number
+from siftlens.report.panels import Panel
+
+Cell = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One figure that a sentence rests on.
+
+    Attributes:
+        label: what it is of, such as "layer 4, head 2".
+        value: the effect.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        unit: of all three.
+        n: images behind it.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    n: int
+
+    @property
+    def reach(self) -> float:
+        """The end of the interval that is further from 0."""
+        return max(abs(self.low), abs(self.high))
+
+    @property
+    def figure(self) -> str:
+        """The value with sign and unit."""
+        return f"{number(self.value, self._places, signed=True)} {self.unit}".strip()
+
+    @property
+    def interval(self) -> str:
+        """The interval, ends signed."""
+        return " to ".join(number(end, self._places, signed=True) for end in (self.low, self.high))
+
+    @property
+    def _places(self) -> int:
+        return decimals(self.value, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence and the figures beside it.
+
+    Attributes:
+        title: two or three words.
+        sentence: what was found.
+        evidence: the estimates it rests on.
+        about: key of the statistic, to point at its figure.
+        note: how the figures were chosen or made, where that is not obvious.
+    """
+
+    title: str
+    sentence: str
+    evidence: tuple[Estimate, ...]
+    about: str
+    note: str = ""
+
+
+class PanelReader:
+    """A panel with the questions that sentences ask of it; rows and columns of the grids are named here.
+
+    Args:
+        panel: of a tested statistic.
+        layers: what each row is called.
+        heads: what each head column is called.
+    """
+
+    def __init__(self, panel: Panel, layers: Sequence[int], heads: Sequence[int]) -> None:
+        self.panel, self.layers, self.heads = panel, layers, heads
+        self.key = panel.statistic.key
+        self._mean = len(heads)
+
+    @property
+    def total(self) -> int:
+        """Heads that have an effect."""
+        return int((self.panel.verdicts[:, : self._mean] != "missing").sum())
+
+    def cells(self, *verdicts: str, sign: int = 0) -> list[Cell]:
+        """Heads with one of `verdicts` and, unless 0, this sign of the effect; largest first."""
+        return self._ranked(self.panel.verdicts[:, : self._mean], verdicts, sign)
+
+    def rows(self, *verdicts: str, sign: int = 0) -> list[int]:
+        """Layers whose mean over heads has one of `verdicts` and, unless 0, this sign; largest first."""
+        return [row for row, _ in self._ranked(self.panel.verdicts[:, self._mean :], verdicts, sign, self._mean)]
+
+    def named(self, rows: Sequence[int]) -> list[int]:
+        """The layers' names of `rows`."""
+        return [self.layers[row] for row in rows]
+
+    def head(self, cell: Cell) -> Estimate:
+        """The effect of one head."""
+        row, column = cell
+        return self._estimate(f"layer {self.layers[row]}, head {self.heads[column]}", row, column)
+
+    def layer(self, row: int) -> Estimate:
+        """The mean effect of a layer's heads."""
+        return self._estimate(f"layer {self.layers[row]}, mean over heads", row, self._mean)
+
+    def _ranked(self, seen: np.ndarray, verdicts: Sequence[str], sign: int, first: int = 0) -> list[Cell]:
+        effects = self.panel.effect[:, first : first + seen.shape[1]]
+        chosen = np.isin(seen, verdicts) & ((np.sign(effects) == sign) | (sign == 0))
+        order = np.argsort(-np.abs(effects[chosen]), kind="stable")
+        return [(int(row), int(column)) for row, column in np.argwhere(chosen)[order]]
+
+    def _estimate(self, label: str, row: int, column: int) -> Estimate:
+        panel = self.panel
+        value, low, high = (float(grid[row, column]) for grid in (panel.effect, panel.low, panel.high))
+        return Estimate(label, value, low, high, panel.statistic.unit, int(panel.n[row, column]))

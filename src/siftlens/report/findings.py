@@ -1,0 +1,192 @@
+"""What was found, in sentences that are written from the numbers alone, each with its evidence.
+
+A layer or head is said to differ from the null only where its effect is clear (q < 0.05), and to matter only where
+|effect| >= 0.1. Layers are judged by the mean over their heads.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from siftlens.interrelation.inference import RELEVANT, SIGNIFICANT
+from siftlens.report.evidence import Estimate, Finding, PanelReader
+from siftlens.report.numbers import enumeration, layer_list
+from siftlens.report.panels import Panel
+
+NAMED = 2  # heads or layers shown on each side
+FURTHEST = "The head whose interval reaches furthest: how large an effect may hide."
+CLEAR = ("relevant", "small")
+DIRECTIONS = ((1, "toward"), (-1, "away from"))
+MORE_THAN_NULL = "more than other images' keypoint maps explain"
+
+
+def findings(panels: Mapping[str, Panel], layers: Sequence[int], heads: Sequence[int]) -> tuple[Finding, ...]:
+    """Every sentence that the numbers support, the main one first.
+
+    Args:
+        panels: by name of statistic.
+        layers: what each row of the grids is called.
+        heads: what each head column is called.
+    """
+    readers = {key: PanelReader(panel, layers, heads) for key, panel in panels.items() if panel.statistic.tested}
+    told: list[Finding] = []
+    if pull := readers.get("semantic_pull"):
+        told += [*_overview(pull), *_layers(pull), *_turn(pull)]
+    if partial := readers.get("partial_pull"):
+        told += _beyond_rivals(partial)
+    if pull:
+        told += [*_second_null(pull), *_too_small(pull), *_unclear(pull)]
+    if alike := readers.get("assortativity"):
+        told += _alike(alike)
+    if cls := readers.get("cls_pull"):
+        told += _class_token(cls)
+    return tuple(told)
+
+
+def _overview(pull: PanelReader) -> list[Finding]:
+    if not pull.total:
+        return []
+    if not pull.cells(*CLEAR):
+        sentence = (
+            f"None of the {pull.total} heads pulls toward or away from keypoint-rich patches {MORE_THAN_NULL} "
+            f"(q < {SIGNIFICANT})."
+        )
+        return [Finding("Nothing found", sentence, (_furthest(pull),), pull.key, FURTHEST)]
+    toward, away = (pull.cells("relevant", sign=sign) for sign, _ in DIRECTIONS)
+    sentence = (
+        f"Of {pull.total} heads, {len(toward)} pull toward keypoint-rich patches and {len(away)} away from them "
+        f"by at least {RELEVANT} SD {MORE_THAN_NULL} (q < {SIGNIFICANT})."
+    )
+    strongest = ((toward, "toward"), (away, "away from"))
+    parts = [f"{words} them {pull.head(cells[0]).label}" for cells, words in strongest if cells]
+    if parts:
+        sentence += f" The strongest: {enumeration(parts)}."
+    ends = (toward[:NAMED] + away[:NAMED]) or pull.cells("small")[:1]
+    return [Finding("Heads", sentence, tuple(map(pull.head, ends)), pull.key)]
+
+
+def _layers(pull: PanelReader) -> list[Finding]:
+    parts, rows = [], []
+    for sign, words in DIRECTIONS:
+        large, small = (sorted(pull.rows(verdict, sign=sign)) for verdict in CLEAR)
+        if large:
+            parts.append(f"{words} keypoint-rich patches in {layer_list(pull.named(large))}")
+        if small:
+            parts.append(
+                f"{words} them by less than {RELEVANT} SD, too little to matter, in {layer_list(pull.named(small))}"
+            )
+        rows += pull.rows(*CLEAR, sign=sign)[:NAMED]
+    if not parts:
+        return []
+    sentence = f"Averaged over heads, the pull is {enumeration(parts)}."
+    return [Finding("Layers", sentence, tuple(map(pull.layer, rows)), pull.key)]
+
+
+def _turn(pull: PanelReader) -> list[Finding]:
+    """Where neighbours among the layers with a clear mean differ in sign."""
+    rows = sorted(pull.rows(*CLEAR))
+    signs = np.sign(pull.panel.effect[rows, -1])
+    turns = [(rows[i], rows[i + 1], signs[i + 1]) for i in range(len(rows) - 1) if signs[i] != signs[i + 1]]
+    if not turns:
+        return []
+    words = [
+        f"from {'away to toward' if sign > 0 else 'toward to away'} "
+        f"between layers {pull.layers[a]} and {pull.layers[b]}"
+        for a, b, sign in turns
+    ]
+    evidence = tuple(map(pull.layer, dict.fromkeys(row for a, b, _ in turns[:2] for row in (a, b))))
+    return [Finding("The turn", f"Over depth the mean pull turns {enumeration(words)}.", evidence, pull.key)]
+
+
+def _beyond_rivals(partial: PanelReader) -> list[Finding]:
+    parts = [
+        f"{words} keypoint-rich patches in {layer_list(partial.named(rows))}"
+        for sign, words in DIRECTIONS
+        if (rows := partial.rows(*CLEAR, sign=sign))
+    ]
+    rows = partial.rows(*CLEAR)[: 2 * NAMED] or partial.rows("unclear")[:1]
+    if not rows:
+        return []
+    sentence = (
+        f"Beyond what gradient energy and closeness to the centre explain, the mean pull is {enumeration(parts)}."
+        if parts
+        else "Beyond what gradient energy and closeness to the centre explain, no layer's mean pull is clear."
+    )
+    return [Finding("Beyond rivals", sentence, tuple(map(partial.layer, rows)), partial.key)]
+
+
+def _second_null(pull: PanelReader) -> list[Finding]:
+    """How many of the heads found against null 1 also stand against null 2."""
+    panel, cells = pull.panel, pull.cells(*CLEAR)
+    if not cells or not np.isfinite(panel.mirror_q[:, :-1]).any():
+        return []
+    also = sum(
+        bool(panel.mirror_q[cell] < SIGNIFICANT) and np.sign(panel.mirror_effect[cell]) == np.sign(panel.effect[cell])
+        for cell in cells
+    )
+    sentence = (
+        f"Of the {len(cells)} heads that differ from other images' maps, {also} also differ in the same direction "
+        f"from mirror images of the own map (q < {SIGNIFICANT})."
+    )
+    label = f"{pull.head(cells[0]).label}, against mirror images"
+    grids = (panel.mirror_effect, panel.mirror_low, panel.mirror_high)
+    value, low, high = (float(grid[cells[0]]) for grid in grids)
+    evidence = (Estimate(label, value, low, high, panel.statistic.unit, int(panel.n[cells[0]])),)
+    return [Finding("Second null", sentence, evidence, pull.key, "The head with the largest effect against null 1.")]
+
+
+def _too_small(pull: PanelReader) -> list[Finding]:
+    if not (small := pull.cells("small")):
+        return []
+    sentence = (
+        f"{len(small)} of {pull.total} heads differ from the null by less than {RELEVANT} SD: significant, "
+        "but too small to matter."
+    )
+    return [Finding("Too small to matter", sentence, (pull.head(small[0]),), pull.key, "The largest of them.")]
+
+
+def _unclear(pull: PanelReader) -> list[Finding]:
+    unclear = pull.cells("unclear")
+    if not unclear or not pull.cells(*CLEAR):
+        return []
+    sentence = f"{len(unclear)} of {pull.total} heads cannot be told from the null (q ≥ {SIGNIFICANT})."
+    return [Finding("Not significant", sentence, (_furthest(pull),), pull.key, FURTHEST)]
+
+
+def _alike(alike: PanelReader) -> list[Finding]:
+    if not alike.total:
+        return []
+    more, less = (alike.cells("relevant", sign=sign) for sign, _ in DIRECTIONS)
+    if more or less:
+        sentence = (
+            f"In {len(more)} of {alike.total} heads patches attend to patches of like concentration, and in "
+            f"{len(less)} to unlike ones, by at least {RELEVANT} {MORE_THAN_NULL} (q < {SIGNIFICANT})."
+        )
+    else:
+        sentence = (
+            f"In none of {alike.total} heads do patches attend to patches of like, or of unlike, concentration "
+            f"by at least {RELEVANT} {MORE_THAN_NULL} (q < {SIGNIFICANT})."
+        )
+    ends = (more[:1] + less[:1]) or alike.cells("small", "unclear")[:1]
+    return [Finding("Like to like", sentence, tuple(map(alike.head, ends)), alike.key, "The largest on each side.")]
+
+
+def _class_token(cls: PanelReader) -> list[Finding]:
+    parts = [
+        f"{words} keypoint-rich patches in {layer_list(cls.named(rows))}"
+        for sign, words in DIRECTIONS
+        if (rows := cls.rows(*CLEAR, sign=sign))
+    ]
+    rows = cls.rows(*CLEAR)[: 2 * NAMED] or cls.rows("unclear")[:1]
+    if not rows:
+        return []
+    sentence = (
+        f"The class token's own attention is on the mean over heads pulled {enumeration(parts)}."
+        if parts
+        else "The class token's own attention shows no clear pull in any layer's mean over heads."
+    )
+    return [Finding("Class token", sentence, tuple(map(cls.layer, rows)), cls.key)]
+
+
+def _furthest(reader: PanelReader) -> Estimate:
+    return max(map(reader.head, reader.cells("unclear")), key=lambda estimate: estimate.reach)

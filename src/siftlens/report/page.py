@@ -1,0 +1,167 @@
+"""The report as data: everything that the templates print, computed from finished results."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from siftlens.interrelation.inference import RELEVANT
+from siftlens.interrelation.nulls import POOL_SIZE
+from siftlens.interrelation.results import Result
+from siftlens.report.evidence import Finding
+from siftlens.report.findings import findings
+from siftlens.report.numbers import count, counted
+from siftlens.report.panels import Panel, panel
+from siftlens.report.payload import extremes, gallery_json, levels_of, panel_json
+from siftlens.report.vocabulary import STATISTICS
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One entry of the strip below the title.
+
+    Attributes:
+        value: the figure.
+        label: what it counts.
+    """
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A titled list of names and values.
+
+    Attributes:
+        title: of the list.
+        entries: (name, value) in print.
+    """
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The whole report.
+
+    Attributes:
+        model: what was analysed.
+        version: of siftlens, as it ran.
+        started: when, UTC.
+        facts: the strip below the title.
+        warnings: what limits every figure below.
+        findings: sentences with their evidence.
+        class_token: whether the model has one.
+        images: images read.
+        pool: images in null 1's reference pool.
+        covered: mean share of patches with at least one keypoint, %.
+        settings: how to reproduce the run.
+        quarantine: (identity, reason) of every image set aside.
+        figures: JSON values that the figures draw.
+    """
+
+    model: str
+    version: str
+    started: str
+    facts: tuple[Fact, ...]
+    warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    class_token: bool
+    images: int
+    pool: int
+    covered: str
+    settings: tuple[Settings, ...]
+    quarantine: tuple[tuple[str, str], ...]
+    figures: Mapping[str, Any]
+
+    def reach(self, unit: str) -> float:
+        """Half width of the axis on which estimates of this unit are drawn, so that they compare by eye."""
+        known = [e.reach for finding in self.findings for e in finding.evidence if e.unit == unit]
+        return max(known, default=0.0) or 1.0
+
+
+def page(result: Result) -> Page:
+    """Computes the report of a finished analysis."""
+    run = result.run
+    panels: dict[str, Panel] = {}
+    for statistic in STATISTICS:
+        if found := panel(result.heads, statistic, run.pool):
+            panels[statistic.key] = found
+    layers = [int(layer) for layer in sorted(result.heads["layer"].unique())]
+    heads = [int(head) for head in sorted(result.heads["head"].unique())]
+    model = str(run.model.get("name") or run.model.get("spec") or "model")
+    covered = f"{100 * run.covered:.0f}\u00a0%"
+    facts = (
+        Fact(count(run.images), "images read"),
+        Fact(covered, "of patches hold a keypoint"),
+        Fact(f"{len(layers)} × {len(heads)}", "layers × heads"),
+        Fact(count(run.pool), "images in the null pool"),
+        Fact(count(run.quarantined), "images set aside"),
+    )
+    return Page(
+        model=model,
+        version=run.versions.get("siftlens", ""),
+        started=run.started,
+        facts=facts,
+        warnings=_warnings(result),
+        findings=findings(panels, layers, heads),
+        class_token="cls_pull" in panels,
+        images=run.images,
+        pool=run.pool,
+        covered=covered,
+        settings=_settings(result),
+        quarantine=tuple((str(row.identity), str(row.reason)) for row in result.quarantine.itertuples()),
+        figures={
+            "layers": layers,
+            "layerNames": _layer_names(result, layers),
+            "heads": heads,
+            "relevant": RELEVANT,
+            "measure": str(run.settings.get("measure", "count")),
+            "panels": [panel_json(found) for found in panels.values()],
+            "levels": asdict(levels_of(result)),
+            "extremes": extremes(result.arrays, [str(name) for name in result.arrays["image"].values]),
+            "gallery": [gallery_json(image) for image in result.gallery],
+        },
+    )
+
+
+def _warnings(result: Result) -> tuple[str, ...]:
+    run, told = result.run, []
+    if run.pool < POOL_SIZE:
+        told.append(
+            f"Only {counted(run.pool, 'image')} in the reference pool of the first null (at least {POOL_SIZE} are "
+            "wanted). Intervals are wide and rough: read this as a preview."
+        )
+    if run.quarantined:
+        share = 100 * run.quarantined / (run.images + run.quarantined)
+        told.append(
+            f"{counted(run.quarantined, 'image')} ({share:.1f}\u00a0%) could not be read and stood aside: "
+            "see the list below."
+        )
+    return tuple(told)
+
+
+def _layer_names(result: Result, layers: list[int]) -> list[str]:
+    names = result.heads.drop_duplicates("layer").set_index("layer")["layer_name"]
+    return [str(names[layer]) for layer in layers]
+
+
+def _settings(result: Result) -> tuple[Settings, ...]:
+    run = result.run
+    seconds = {name: f"{value:.1f} s" for name, value in run.timings.items()}
+    lists = (
+        ("Model", run.model),
+        ("Settings", run.settings),
+        ("Versions", run.versions),
+        ("Hardware", run.hardware),
+        ("Time", seconds),
+    )
+    return tuple(
+        Settings(title, tuple((k, _printed(v)) for k, v in values.items())) for title, values in lists if values
+    )
+
+
+def _printed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
