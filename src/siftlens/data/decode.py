@@ -1,0 +1,80 @@
+"""One image, decoded to the pixels that the model sees, or the reason why not."""
+
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from siftlens.data.pixels import to_rgb
+from siftlens.data.preprocessing import Preprocessing
+from siftlens.data.sources import ImageRef, Item
+
+# Without EPS and PDF, which Pillow hands to another program.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+MIN_SIDE = 8  # px; less is an icon or a tracking pixel, enlarged to a blur
+MAX_ASPECT = 32  # of which a centre crop shows less than 4 %
+
+
+class Unreadable(Exception):  # noqa: N818 (a verdict about one file, not a failure of ours)
+    """An image cannot be used; the message is the reason, in one line."""
+
+
+def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels that the model sees of one image.
+
+    The first frame of an animation; turned as EXIF says; 16 bits scaled to 8; transparency on white.
+
+    Args:
+        ref: the image.
+        preprocessing: resize and crop.
+
+    Raises:
+        Unreadable: the file is missing, damaged, empty, no image, or its size makes no sense.
+    """
+    if isinstance(ref.source, Path):
+        return _decode_file(ref.source, preprocessing)
+    pixels = ref.source.pixels() if isinstance(ref.source, Item) else ref.source
+    image = Image.fromarray(pixels)
+    _check_size(*image.size)
+    return preprocessing.apply(image)
+
+
+def _decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("not a file")
+        if not status.st_size:
+            raise Unreadable("empty file (0 bytes)")
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
+            _check_size(*image.size)
+            return preprocessing.apply(to_rgb(ImageOps.exif_transpose(image)))
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable(f"not an image of a kind that is read ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = Image.MAX_IMAGE_PIXELS
+        raise Unreadable(f"more than {limit} pixels: a decompression bomb, or to be scaled down first") from None
+    except OSError as error:
+        raise Unreadable(os.strerror(error.errno).lower() if error.errno else _line(error)) from error
+    except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them into.
+        raise Unreadable(f"damaged: {type(error).__name__}: {_line(error)}") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise Unreadable(f"{width}x{height} px: too small, expected at least {MIN_SIDE} px on the shorter side")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Unreadable(f"{width}x{height} px: too elongated, expected at most {MAX_ASPECT}:1")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,103 @@
+"""Image files: a folder with everything below it, a glob, or a text file of paths."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from siftlens.core import InputError
+from siftlens.data.sources import ImageRef, ImageSource, MemorySource, spread
+
+_KINDS = "a folder, a glob such as 'photos/*.jpg', or a text file with one path per line"
+
+
+class FileSource:
+    """Files, sorted by name.
+
+    Args:
+        paths: the files.
+        base: the folder that their identities are relative to.
+        limit: at most so many, spread evenly.
+    """
+
+    def __init__(self, paths: Iterable[Path], base: Path, limit: int | None = None):
+        refs = sorted((_ref(path, base) for path in paths), key=lambda ref: ref.identity)
+        self._refs = [refs[index] for index in spread(len(refs), limit)]
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        return iter(self._refs)
+
+
+def open_images(images: str | os.PathLike[str] | Iterable[Any], *, limit: int | None = None) -> ImageSource:
+    """Images to go through, any number of times. Nothing is decoded yet.
+
+    Args:
+        images: a folder (every file below it, except hidden ones), a glob, a text file with one path per line
+            (relative to it); or a collection of PIL images, of arrays of uint8, or of floats in [0, 1].
+        limit: at most so many images, spread evenly.
+
+    Returns:
+        Files are named by their path below the folder, and grouped by the first folder of that; images in memory are
+        named by the hash of their pixels.
+
+    Raises:
+        InputError: nothing is there, or it is of another kind, or can be gone through only once.
+    """
+    if not isinstance(images, str | os.PathLike):
+        return MemorySource(images, limit)
+    path = Path(images).expanduser()
+    if path.is_dir():
+        paths, base = _below(path), path
+    elif path.is_file():
+        paths = _listed(path)
+        base = Path(os.path.commonpath([p.parent for p in paths])) if paths else path
+    elif glob.has_magic(str(path)):
+        base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+        paths = [found for found in base.glob(str(path.relative_to(base))) if not found.is_dir()]
+    else:
+        raise InputError(f"no images at {path}: nothing is there; expected {_KINDS}")
+    if not paths:
+        raise InputError(f"no images at {path}: it holds no files; expected {_KINDS}")
+    return FileSource(paths, base, limit)
+
+
+def _below(folder: Path) -> list[Path]:
+    """Every file below a folder that is not hidden; links are followed, once."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for name, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        status = Path(name).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(child for child in folders if not child.startswith("."))
+        found += (Path(name, file) for file in files if not file.startswith("."))
+    return found
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"cannot read the folder {error.filename}: {error.strerror}; check its permissions") from error
+
+
+def _listed(path: Path) -> list[Path]:
+    """The paths in a text file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} as a list of images; expected {_KINDS}") from error
+    if "\0" in text:
+        raise InputError(f"cannot read {path} as a list of images; expected {_KINDS}")
+    lines: Sequence[str] = [line.strip() for line in text.splitlines()]
+    return [path.parent.absolute() / line for line in dict.fromkeys(lines) if line]
+
+
+def _ref(path: Path, base: Path) -> ImageRef:
+    relative = path.relative_to(base)
+    # Names need not be UTF-8; what is written to tables must be.
+    identity = os.fsencode(relative.as_posix()).decode("utf-8", "backslashreplace")
+    return ImageRef(identity, identity.split("/")[0] if len(relative.parts) > 1 else "", path)

@@ -1,0 +1,123 @@
+"""Images in a fixed order that can be gone through again: what every other part asks for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from siftlens.core import InputError
+from siftlens.data.pixels import as_pixels, content_hash
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image that its collection hands out by index.
+
+    Attributes:
+        collection: the images.
+        index: this one's place.
+    """
+
+    collection: Sequence[Any]
+    index: int
+
+    def pixels(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Fetch the image.
+
+        Raises:
+            InputError: it is not an image.
+        """
+        return _pixels(self.collection[self.index], self.index)
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One image that has not been decoded yet.
+
+    Attributes:
+        identity: the path below the folder, with slashes; the hash of the pixels where there is no path.
+        group: the first folder of that path, or "".
+        source: the file, the pixels, or where to fetch them.
+    """
+
+    identity: str
+    group: str
+    source: Path | UInt8[np.ndarray, "height width 3"] | Item
+
+    def fetched(self) -> "ImageRef":
+        """The same with the pixels themselves in place of a collection: fit for another process."""
+        return replace(self, source=self.source.pixels()) if isinstance(self.source, Item) else self
+
+
+class ImageSource(Protocol):
+    """Images in a fixed order, which can be gone through any number of times."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[ImageRef]: ...
+
+
+class MemorySource:
+    """Images that the caller holds or makes; those without an index are kept by whoever keeps their reference.
+
+    Args:
+        images: PIL images or arrays; can be gone through more than once.
+        limit: at most so many, spread evenly.
+
+    Raises:
+        InputError: the images can be gone through only once, or there are none.
+    """
+
+    def __init__(self, images: Any, limit: int | None = None):
+        kind = type(images).__qualname__
+        if isinstance(images, Mapping) or not (hasattr(images, "__iter__") or hasattr(images, "__getitem__")):
+            raise InputError(f"expected a path or a list of images, got {kind}; put the images in a list")
+        if hasattr(images, "__next__"):
+            raise InputError(
+                f"expected images that can be gone through twice, got {kind}, which is used up after one pass; "
+                "put them in a list, or give a path"
+            )
+        self._images = images
+        self._indexed = hasattr(images, "__getitem__") and hasattr(images, "__len__")
+        total = len(images) if hasattr(images, "__len__") else sum(1 for _ in images)
+        if not total:
+            raise InputError(f"expected at least one image, got an empty {kind}")
+        self._chosen = spread(total, limit)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        if self._indexed:
+            for index in self._chosen:
+                item = Item(self._images, index)
+                yield ImageRef(content_hash(item.pixels()), "", item)
+            return
+        chosen = set(self._chosen)
+        for index, image in enumerate(self._images):
+            if index in chosen:
+                pixels = _pixels(image, index)
+                yield ImageRef(content_hash(pixels), "", pixels)
+
+
+def spread(total: int, limit: int | None) -> Sequence[int]:
+    """Indices of at most `limit` of `total` things, spread evenly: class folders are in order, the first is one class.
+
+    Raises:
+        InputError: the limit is not positive.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1, got {limit}")
+    if limit is None or limit >= total:
+        return range(total)
+    return [place * total // limit for place in range(limit)]
+
+
+def _pixels(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        return as_pixels(image)
+    except InputError as error:
+        raise InputError(f"image {index}: {error}") from error
