@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-import machine
 import timm
 import torch
 from torch import Tensor, nn
 
+import machine
 from siftlens.attention import find_layout, observe
 
 CHANNELS = (1, 8, 32, 58, 64, 128, 192, 256)
