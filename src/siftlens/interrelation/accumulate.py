@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Self
+from math import prod
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class Accumulator:
         pool_size: different images in the reference pool.
         images: sum of the images' weights.
         tested: the own map's statistic.
-        others: mean statistic of the K maps of other images, each map weighted as its image is.
+        others: mean statistic of the K maps of other images, each map weighted as its image is; 0 where K is 0.
         mirrors: mean statistic of the mirror images.
         tested_count: weights of the images where the statistic is defined.
         described: statistics that have no null.
@@ -55,7 +55,7 @@ class Accumulator:
     level_count: Float[np.ndarray, "replicate 5"]
 
     @classmethod
-    def empty(cls, like: BatchRecord, pool_size: int, replicates: int = REPLICATES) -> Self:
+    def empty(cls, like: BatchRecord, pool_size: int, replicates: int = REPLICATES) -> "Accumulator":
         """Sums over no images yet.
 
         Args:
@@ -112,7 +112,7 @@ class Accumulator:
         _add(self.cls_level_mass, weights, record.cls_level_mass)
         _add(self.cls_level_expected, weights, record.cls_level_mass.sum(axis=-1, keepdims=True) * even)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "Accumulator") -> None:
         """Add the sums over other images of the same analysis.
 
         Raises:
@@ -127,7 +127,7 @@ class Accumulator:
         return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Accumulator":
         """The inverse of `to_arrays`."""
         layers, tested, described = (tuple(str(label) for label in arrays[name]) for name in _LABELS)
         sums = {name: np.array(arrays[name]) for name in _SUMS}
@@ -145,8 +145,8 @@ _SUMS = tuple(field.name for field in fields(Accumulator) if field.name not in (
 
 def _add(sums: np.ndarray, weights: Float[np.ndarray, "replicate image"], values: np.ndarray) -> None:
     """Add sum_i w_i x_i to the sums of every replicate."""
-    flat = sums.reshape(len(sums), -1)
-    flat += weights @ values.reshape(len(values), -1).astype(np.float64)
+    flat = sums.reshape(len(sums), prod(sums.shape[1:]))
+    flat += weights @ values.reshape(len(values), flat.shape[1]).astype(np.float64)
 
 
 def _shares(weights: Float[np.ndarray, "replicate image null"]) -> Float[np.ndarray, "replicate image null"]:

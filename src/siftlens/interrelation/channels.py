@@ -111,4 +111,6 @@ def _coefficients(
     """Least-squares coefficients of (1, gradient, centre) for every map, per image."""
     design = np.concatenate([keep[:, None], rivals], axis=1).astype(np.float64)
     gram = design @ design.swapaxes(1, 2)
-    return (maps @ design.swapaxes(1, 2) @ np.linalg.pinv(gram, hermitian=True)).astype(np.float32)
+    # Where a rival is constant, or both are the same, the smallest coefficients are taken.
+    inverse = np.linalg.pinv(gram, rcond=1e-6, hermitian=True)
+    return (maps @ design.swapaxes(1, 2) @ inverse).astype(np.float32)

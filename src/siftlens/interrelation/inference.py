@@ -71,6 +71,8 @@ def _tested(sums: Accumulator, index: int, name: str) -> pd.DataFrame:
     count = sums.tested_count[..., index]
     n = count[0]
     own, other, mirror = (_ratio(part[..., index], count) for part in (sums.tested, sums.others, sums.mirrors))
+    if sums.pool_size < 2:  # no other image to compare with
+        other = np.full(other.shape, np.nan)
     effect, se, low, high, p = infer(own - other, np.minimum(n, sums.pool_size) - 1)
     mirror_effect, _, mirror_low, mirror_high, mirror_p = infer(own - mirror, n - 1)
     q = false_discovery(p)
