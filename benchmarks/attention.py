@@ -4,6 +4,7 @@ Every arm but the plain forward pass computes all statistics of every layer and 
 
     python benchmarks/attention.py                      all settings, about 15 minutes on 2 cores
     python benchmarks/attention.py --setting b16-224
+    python benchmarks/attention.py --device cuda        bfloat16, batches of 32, also 1024 px
 
 Speed: the arms take turns within one process; the median over rounds of the ratio to the plain forward pass.
 Memory: each arm alone in a fresh process, peak resident memory above the loaded model.
@@ -12,6 +13,7 @@ Error: the largest difference of any statistic from the same model in float64 (`
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +48,8 @@ class Setting:
     pixels: int
     patch: int
     batch: int
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
 
 
 SETTINGS = {
@@ -53,6 +57,11 @@ SETTINGS = {
     "b16-512": Setting("vit_base_patch16_224", 512, 16, 2),
     "b14-518": Setting("vit_base_patch14_dinov2", 518, 14, 2),
 }
+GPU_SETTINGS = {
+    f"{name}-cuda": replace(setting, batch=32, device="cuda", dtype=torch.bfloat16)
+    for name, setting in (SETTINGS | {"b16-1024": Setting("vit_base_patch16_224", 1024, 16, 32)}).items()
+}
+ALL_SETTINGS = SETTINGS | GPU_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,12 @@ class Work:
     layout: TokenLayout
 
 
-def prepare(setting: Setting, model: nn.Module, batch: int | None = None, dtype: torch.dtype = torch.float32) -> Work:
+def prepare(setting: Setting, model: nn.Module) -> Work:
     """Random images and random maps: the cost does not depend on their content."""
-    batch = batch or setting.batch
+    batch = setting.batch
     rng = np.random.default_rng(SEED)
-    images = torch.from_numpy(rng.standard_normal((batch, 3, setting.pixels, setting.pixels))).to(dtype)
+    pixels = rng.standard_normal((batch, 3, setting.pixels, setting.pixels))
+    images = torch.from_numpy(pixels).to(setting.device, setting.dtype)
     layout = find_layout(model, images)
     rows, cols = layout.grid.rows, layout.grid.cols
     counts = rng.poisson(2, (batch, rows, cols))
@@ -80,8 +90,10 @@ def prepare(setting: Setting, model: nn.Module, batch: int | None = None, dtype:
         rng.standard_normal((batch, 4, rows, cols)).astype(np.float32),
         Pool(z=rng.standard_normal((64, rows, cols)).astype(np.float32), contents=names, identities=names),
         seed=SEED,
+        device=setting.device,
     )
-    maps = replace(maps, channels=maps.channels.to(dtype), residual=maps.residual.to(dtype))
+    if setting.dtype == torch.float64:
+        maps = replace(maps, channels=maps.channels.double(), residual=maps.residual.double())
     return Work(images, maps, layout)
 
 
@@ -90,15 +102,16 @@ def timm_model(setting: Setting, fused: bool = True) -> nn.Module:
     model = timm.create_model(setting.timm_name, pretrained=False, img_size=setting.pixels).eval()
     for block in model.blocks:
         block.attn.fused_attn = fused
-    return model
+        block.attn.qkv.weight.data.mul_(5)  # random attention is all but uniform, and errors hide in that
+    return model.to(setting.device, setting.dtype)
 
 
 def hf_model(setting: Setting) -> nn.Module:
     torch.manual_seed(SEED)
     size = {"image_size": setting.pixels, "patch_size": setting.patch, "attn_implementation": "eager"}
     if "dinov2" in setting.timm_name:
-        return Dinov2Model(Dinov2Config(**size)).eval()
-    return ViTModel(ViTConfig(**size), add_pooling_layer=False).eval()
+        return Dinov2Model(Dinov2Config(**size)).eval().to(setting.device, setting.dtype)
+    return ViTModel(ViTConfig(**size), add_pooling_layer=False).eval().to(setting.device, setting.dtype)
 
 
 def from_map(attention: Tensor, work: Work, weights: KeyWeights, entropy: bool) -> LayerRecord:
@@ -117,14 +130,12 @@ def from_map(attention: Tensor, work: Work, weights: KeyWeights, entropy: bool) 
 
 
 def plain(setting: Setting) -> tuple[Work, Callable[[], Any]]:
-    model = timm_model(setting)
-    work = prepare(setting, model)
+    model, work = model_and_work(setting)
     return work, lambda: model(work.images)
 
 
 def siftlens(setting: Setting, entropy: bool = False) -> tuple[Work, Callable[[], Any]]:
-    model = timm_model(setting)
-    work = prepare(setting, model)
+    model, work = model_and_work(setting)
     return work, lambda: read_siftlens(model, work, entropy)
 
 
@@ -141,8 +152,7 @@ def read_siftlens(model: nn.Module, work: Work, entropy: bool) -> list[LayerReco
 
 def layer_by_layer(setting: Setting, entropy: bool = False) -> tuple[Work, Callable[[], Any]]:
     """The fair baseline: build A, reduce it, drop it, one layer after the other."""
-    model = timm_model(setting)
-    work = prepare(setting, model)
+    model, work = model_and_work(setting)
     return work, lambda: read_layer_by_layer(model, work, entropy)
 
 
@@ -196,12 +206,20 @@ ARMS: dict[str, Callable[[Setting], tuple[Work, Callable[[], Any]]]] = {
 
 
 def memory_of(setting: Setting, arm: str) -> float:
-    """Peak memory of one arm above its loaded model, MB; run in a fresh process."""
+    """Peak memory of one arm above its loaded model, MB, on the device; infinite where it does not fit."""
     _, run = ARMS[arm](setting)
-    before = machine.memory_mb("VmRSS")
+    if setting.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            run()
+        except torch.OutOfMemoryError:
+            return math.inf
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    resident = machine.memory_mb("VmRSS")
     machine.reset_peak_memory()
     run()
-    return machine.memory_mb("VmHWM") - before
+    return machine.memory_mb("VmHWM") - resident
 
 
 def memory_in_fresh_process(setting: str, arm: str) -> float:
@@ -210,34 +228,43 @@ def memory_in_fresh_process(setting: str, arm: str) -> float:
 
 
 def largest_errors(setting: Setting) -> dict[str, float]:
-    """Largest difference of any statistic of any layer from the float64 model, one image."""
-    wide = timm_model(setting).double()
-    truth = read_layer_by_layer(wide, prepare(setting, wide, 1, torch.float64), entropy=True)
+    """Largest difference of any statistic of any layer from the same model in float64, for one image."""
+    one = replace(setting, batch=1)
+    truth = read_layer_by_layer(*model_and_work(replace(one, dtype=torch.float64)), entropy=True)
+    arms = {"siftlens": read_siftlens, "layer by layer": read_layer_by_layer}
+    return {name: worst(read(*model_and_work(one), entropy=True), truth) for name, read in arms.items()}
+
+
+def model_and_work(setting: Setting) -> tuple[nn.Module, Work]:
     model = timm_model(setting)
-    work = prepare(setting, model, 1)
+    return model, prepare(setting, model)
 
-    def worst(records: list[LayerRecord]) -> dict[str, float]:
-        pairs = list(zip(records, truth, strict=True))
-        parts = {"tested": 0.0, "described": 0.0}
-        for name in parts:
-            parts[name] = max(
-                ((getattr(a, name) - getattr(b, name)).abs() / getattr(b, name).abs().clamp_min(1)).max().item()
-                for a, b in pairs
-            )
-        return parts
 
-    return {
-        "siftlens": worst(read_siftlens(model, work, entropy=True)),
-        "layer by layer": worst(read_layer_by_layer(model, work, entropy=True)),
-    }
+def worst(records: list[LayerRecord], truth: list[LayerRecord]) -> float:
+    """Largest difference, as a share of the value where that is above one."""
+    return max(
+        ((getattr(a, name) - getattr(b, name)).abs() / getattr(b, name).abs().clamp_min(1)).max().item()
+        for a, b in zip(records, truth, strict=True)
+        for name in ("tested", "described")
+    )
+
+
+def timed(setting: Setting, run: Callable[[], Any]) -> Callable[[], Any]:
+    """The arm, until its device has finished."""
+
+    def finish() -> None:
+        run()
+        if setting.device == "cuda":
+            torch.cuda.synchronize()
+
+    return finish
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
-    setting = SETTINGS[name]
-    speed = machine.ratios(
-        machine.take_turns({arm: build(setting)[1] for arm, build in ARMS.items()}, rounds), "plain forward pass"
-    )
+    setting = ALL_SETTINGS[name]
     memory = {arm: memory_in_fresh_process(name, arm) for arm in ARMS}
+    arms = {arm: timed(setting, build(setting)[1]) for arm, build in ARMS.items() if math.isfinite(memory[arm])}
+    speed = machine.ratios(machine.take_turns(arms, rounds), "plain forward pass")
     for arm, row in speed.items():
         row["images_per_second"] = round(setting.batch / row["seconds"], 2)
         row["peak_memory_mb"] = round(memory[arm], 1)
@@ -246,32 +273,35 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "model": setting.timm_name,
         "pixels": setting.pixels,
         "batch": setting.batch,
-        "tokens": int((setting.pixels // setting.patch) ** 2 + 1),
+        "dtype": str(setting.dtype),
+        "tokens": (setting.pixels // setting.patch) ** 2 + 1,
         "rounds": rounds,
         "arms": speed,
+        "out_of_memory": [arm for arm in ARMS if not math.isfinite(memory[arm])],
         "largest_error": largest_errors(setting),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--setting", choices=SETTINGS, action="append", help="only this setting; may be repeated")
+    parser.add_argument("--setting", choices=ALL_SETTINGS, action="append", help="only this setting; may be repeated")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", nargs=2, metavar=("SETTING", "ARM"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     with torch.no_grad():
         if options.memory:
-            print(json.dumps(memory_of(SETTINGS[options.memory[0]], options.memory[1])))
+            print(json.dumps(memory_of(ALL_SETTINGS[options.memory[0]], options.memory[1])))
             return
         results = {}
-        for name in options.setting or SETTINGS:
+        for name in options.setting or (SETTINGS if options.device == "cpu" else GPU_SETTINGS):
             results[name] = measure(name, options.rounds)
             for arm, row in results[name]["arms"].items():
                 print(
                     f"{name}  {arm:46} {row['images_per_second']:6.2f} images/s  {row['ratio']:5.2f}x time"
                     f"  {row['peak_memory_mb']:7.1f} MB  {row['memory_ratio']:5.2f}x memory"
                 )
-    print(machine.save_result("attention", {"seed": SEED, "channels": 58, "settings": results}))
+    print(machine.save_result(f"attention-{options.device}", {"seed": SEED, "channels": 58, "settings": results}))
 
 
 if __name__ == "__main__":
