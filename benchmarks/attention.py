@@ -102,7 +102,7 @@ def timm_model(setting: Setting, fused: bool = True) -> nn.Module:
     model = timm.create_model(setting.timm_name, pretrained=False, img_size=setting.pixels).eval()
     for block in model.blocks:
         block.attn.fused_attn = fused
-        block.attn.qkv.weight.data.mul_(5)  # random attention is all but uniform, and errors hide in that
+        block.attn.qkv.weight.data.mul_(3)  # random attention is all but uniform, and errors hide in that
     return model.to(setting.device, setting.dtype)
 
 
