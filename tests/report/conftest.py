@@ -83,7 +83,7 @@ def arrays_of(layers, heads, n, class_token, effects, rng):
         "level_lift": (names4, lift),
         "level_lift_low": (names4, lift - 0.1),
         "level_lift_high": (names4, lift + 0.1),
-        "level_n": (("level",), np.array([1009.0, 503.0, 251.0, 127.0, 0.0])),
+        "level_n": (("level",), np.array([100927, 503, 251, 127, 0])),
         "semantic_pull": (("image", "layer", "head"), effects + rng.normal(0, 0.4, (n, layers, heads))),
         "semantic_pull_null": (("image", "layer", "head"), np.zeros((n, layers, heads))),
     }

@@ -57,8 +57,8 @@ def _overview(pull: PanelReader) -> list[Finding]:
         f"Of {pull.total} heads, {len(toward)} pull toward keypoint-rich patches and {len(away)} away from them "
         f"by at least {RELEVANT} SD {MORE_THAN_NULL} (q < {SIGNIFICANT})."
     )
-    strongest = ((toward, "toward"), (away, "away from"))
-    parts = [f"{words} them {pull.head(cells[0]).label}" for cells, words in strongest if cells]
+    strongest = ((toward, "toward"), (away, "away"))
+    parts = [f"{pull.head(cells[0]).label} ({side})" for cells, side in strongest if cells]
     if parts:
         sentence += f" The strongest: {enumeration(parts)}."
     ends = (toward[:NAMED] + away[:NAMED]) or pull.cells("small")[:1]

@@ -85,9 +85,10 @@ def panel(heads: pd.DataFrame, statistic: Statistic, pool: int) -> Panel | None:
         table = rows.set_index(["layer", "head"])[column].unstack()
         return np.asarray(table.reindex(index=layers, columns=columns), np.float64)
 
-    n = grid("n")
-    fewest = np.nanmin(np.where(np.isfinite(n), n, np.inf), axis=1)
     own = {name: grid(name) for name in ("value", "null_mean", "effect", "low", "high")}
+    n = np.where(np.isfinite(own["value"]), grid("n"), 0)
+    fewest = np.where(n > 0, n, np.inf).min(axis=1)
+    fewest = np.where(np.isfinite(fewest), fewest, 0)
     mirror = {name: grid(f"mirror_{name}") for name in ("effect", "low", "high")}
     means = {name: _mean(values) for name, values in own.items()}
     mirror_means = {name: _mean(values) for name, values in mirror.items()}
@@ -121,7 +122,7 @@ def _mean(values: Float[np.ndarray, "layer head"]) -> Float64[np.ndarray, " laye
     return np.where(finite.any(axis=1), total / np.maximum(finite.sum(axis=1), 1), np.nan)
 
 
-def _with(heads: Grid, mean: Float64[np.ndarray, " layer"]) -> Grid:
+def _with(heads: Float64[np.ndarray, "layer head"], mean: Float64[np.ndarray, " layer"]) -> Grid:
     return np.concatenate([heads, mean[:, None]], axis=1)
 
 

@@ -41,7 +41,7 @@ class Levels:
 
     columns: tuple[str, ...]
     rows: tuple[str, ...]
-    n: Json
+    n: list[int]
     lift: Json
     low: Json
     high: Json
@@ -60,7 +60,7 @@ def levels_of(result: Result) -> Levels:
         stacked = np.concatenate(lift, axis=2)
         with_mean = np.concatenate([stacked, stacked.mean(axis=1, keepdims=True)], axis=1)
         tables.append(plain(with_mean))
-    n = plain(np.asarray(arrays["level_n"], float))
+    n = [int(count) for count in arrays["level_n"].values]
     return Levels(LEVELS, tuple(rows), n, *tables)
 
 
@@ -80,7 +80,7 @@ def panel_json(panel: Panel) -> dict[str, Json]:
         **statistic,
         "n": panel.n.astype(int).tolist(),
         "rival": panel.statistic in RIVALS,
-        "reach": plain(np.float64(_reach(panel.shown))),
+        "reach": plain(_reach(panel.shown)),
         "verdicts": panel.verdicts.tolist(),
         **grids,
     }
@@ -93,20 +93,18 @@ def extremes(arrays: xr.Dataset, names: Sequence[str]) -> Json:
     effect = (arrays["semantic_pull"] - arrays["semantic_pull_null"]).transpose("layer", "head", "image")
     values = np.asarray(effect, np.float64)
     values = np.concatenate([values, values.mean(axis=1, keepdims=True)], axis=1)
-    shown = min(EXTREMES, len(names) // 2)
-    order = np.argsort(np.where(np.isfinite(values), values, 0), axis=2, kind="stable")
     used: dict[int, int] = {}
 
-    def listing(indices: np.ndarray, of: np.ndarray) -> list[list[Json]]:
-        return [[used.setdefault(int(i), len(used)), plain(of[i])] for i in indices if math.isfinite(of[i])]
+    def ends(of: np.ndarray) -> dict[str, Json]:
+        order = np.argsort(of, kind="stable")[: np.isfinite(of).sum()]  # NaN comes last
+        shown = min(EXTREMES, len(order) // 2)
+        named = {"most": order[::-1][:shown], "least": order[:shown]}
+        return {
+            end: [[used.setdefault(int(i), len(used)), plain(float(of[i]))] for i in indices]
+            for end, indices in named.items()
+        }
 
-    cells = [
-        [
-            {"most": listing(o[::-1][:shown], v), "least": listing(o[:shown], v)}
-            for o, v in zip(by_head, by_value, strict=True)
-        ]
-        for by_head, by_value in zip(order, values, strict=True)
-    ]
+    cells = [[ends(of) for of in by_head] for by_head in values]
     return {"names": [names[i] for i in used], "cells": cells}
 
 
@@ -132,7 +130,7 @@ def gallery_json(image: GalleryImage) -> dict[str, Json]:
                 "key": key,
                 "label": label,
                 "bytes": base64.b64encode(np.ascontiguousarray(values).tobytes()).decode(),
-                "scale": plain(scale.astype(np.float64)),
+                "scale": plain(scale),
             }
             for key, label, values, scale in attention
         ],
@@ -145,11 +143,15 @@ def _picture(pixels: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def plain(values: np.ndarray | np.float64) -> Json:
+def plain(values: np.ndarray | float) -> Json:
     """Nested lists, numbers to `DIGITS` significant digits, None where not finite."""
-    if np.ndim(values):
-        return [plain(value) for value in values]  # type: ignore[union-attr]
-    return float(f"{values:.{DIGITS}g}") if math.isfinite(values) else None
+
+    def rounded(value: Json) -> Json:
+        if isinstance(value, list):
+            return [rounded(part) for part in value]
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+    return rounded(np.asarray(values, np.float64).tolist())
 
 
 def as_script(payload: Mapping[str, Json]) -> str:

@@ -91,21 +91,30 @@ function describe(panel, layer, head) {
   return lines;
 }
 
-// One tooltip for pointer and keyboard.
+// One tooltip for pointer and keyboard; it stays with its target while the page scrolls.
 const tip = at("tip");
-function showTip(target, lines) {
-  tip.replaceChildren(html("b", {}, lines[0]), ...lines.slice(1).map((line) => html("span", {}, line)));
-  tip.hidden = false;
-  const box = target.getBoundingClientRect();
+let tipped = null;
+function placeTip() {
+  if (!tipped) return;
+  const box = tipped.getBoundingClientRect();
   const [width, height] = [tip.offsetWidth, tip.offsetHeight];
   const left = Math.min(Math.max(8, box.left + box.width / 2 - width / 2), document.documentElement.clientWidth - width - 8);
   const above = box.top - height - 10;
   tip.style.left = `${left}px`;
   tip.style.top = `${above > 8 ? above : box.bottom + 10}px`;
 }
-const hideTip = () => (tip.hidden = true);
+function showTip(target, lines) {
+  tip.replaceChildren(html("b", {}, lines[0]), ...lines.slice(1).map((line) => html("span", {}, line)));
+  tip.hidden = false;
+  tipped = target;
+  placeTip();
+}
+function hideTip() {
+  tip.hidden = true;
+  tipped = null;
+}
 document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
-document.addEventListener("scroll", hideTip, { passive: true, capture: true });
+document.addEventListener("scroll", placeTip, { passive: true, capture: true });
 
 // Share of the pole's colour at a magnitude of 0 to 1: below linear, so that small effects keep a colour.
 const shade = (magnitude) => (Math.min(1, magnitude) ** 0.7).toFixed(3);
