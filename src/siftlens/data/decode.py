@@ -63,6 +63,8 @@ def _decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = Image.MAX_IMAGE_PIXELS
         raise Unreadable(f"more than {limit} pixels: a decompression bomb, or to be scaled down first") from None
+    except MemoryError:
+        raise Unreadable("too large for the memory that is left") from None
     except OSError as error:
         raise Unreadable(os.strerror(error.errno).lower() if error.errno else _line(error)) from error
     except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them into.

@@ -1,1 +1,36 @@
-"""patchmaps."""
+"""Keypoints and a grid make maps: semantic concentration, its levels and its rivals."""
+
+from typing import TYPE_CHECKING, Any
+
+from siftlens.patchmaps.measures import LEVELS, MEASURES, auroc, levels, patch_weights, standardize
+from siftlens.patchmaps.pipeline import prepare_images
+from siftlens.patchmaps.prepare import Prepared, PrepareSettings, Quarantined
+from siftlens.patchmaps.rivals import RIVALS, rival_maps
+
+if TYPE_CHECKING:
+    from siftlens.patchmaps.tensor import concentration
+
+__all__ = [
+    "LEVELS",
+    "MEASURES",
+    "RIVALS",
+    "PrepareSettings",
+    "Prepared",
+    "Quarantined",
+    "auroc",
+    "concentration",
+    "levels",
+    "patch_weights",
+    "prepare_images",
+    "rival_maps",
+    "standardize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Worker processes import this package, and need not wait for torch.
+    if name == "concentration":
+        from siftlens.patchmaps.tensor import concentration
+
+        return concentration
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""One image, made ready: decoded, searched for keypoints, weighed patch by patch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from siftlens.core import InputError, PatchGrid
+from siftlens.data import ImageRef, Preprocessing, Unreadable, content_hash, decode
+from siftlens.keypoints import KeypointCache, Keypoints, SiftSettings, detect_with
+from siftlens.patchmaps.measures import MEASURES, patch_weights
+from siftlens.patchmaps.rivals import rival_maps
+
+Measure = Callable[[UInt8[np.ndarray, "height width 3"], PatchGrid], Float[np.ndarray, "rows cols"]]
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """How images are made ready.
+
+    Args:
+        preprocessing: from files to the pixels that the model sees.
+        grid: the model's patches.
+        measure: "count", "response", "footprint", or a callable (pixels, grid) -> weight per patch.
+        sift: of the detector.
+        rivals: also compute the rival maps.
+
+    Raises:
+        InputError: another measure, or a grid that does not fit the pixels.
+    """
+
+    preprocessing: Preprocessing
+    grid: PatchGrid
+    measure: str | Measure = "count"
+    sift: SiftSettings = field(default_factory=SiftSettings)
+    rivals: bool = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.measure) and self.measure not in MEASURES:
+            raise InputError(f"measure must be one of {', '.join(MEASURES)}, or a callable, got {self.measure!r}")
+        rest_down = self.preprocessing.height - self.grid.height
+        rest_right = self.preprocessing.width - self.grid.width
+        # A convolution may leave an incomplete patch at the lower and right border unseen.
+        if not (0 <= rest_down < self.grid.patch_height and 0 <= rest_right < self.grid.patch_width):
+            raise InputError(
+                f"the grid covers {self.grid.width}x{self.grid.height} px, but the model sees "
+                f"{self.preprocessing.width}x{self.preprocessing.height} px; give the grid of this input size"
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, ready for the model and for the statistics.
+
+    Attributes:
+        identity: its name.
+        group: its group, or "".
+        content: hash of the pixels that the model sees.
+        pixels: these.
+        keypoints: of these.
+        count: number of keypoints per patch.
+        weights: the measure per patch.
+        rivals: rival maps in the order of `RIVALS`; none of them where they were not asked for.
+    """
+
+    identity: str
+    group: str
+    content: str
+    pixels: UInt8[np.ndarray, "height width 3"]
+    keypoints: Keypoints
+    count: Float[np.ndarray, "rows cols"]
+    weights: Float[np.ndarray, "rows cols"]
+    rivals: Float[np.ndarray, "rival rows cols"]
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One image that was set aside.
+
+    Attributes:
+        identity: its name.
+        reason: in one line.
+    """
+
+    identity: str
+    reason: str
+
+
+def prepare(
+    ref: ImageRef, settings: PrepareSettings, cache: KeypointCache | None
+) -> tuple[Prepared | Quarantined, bool]:
+    """Make one image ready; a callable measure is left to `measured`.
+
+    Returns:
+        The image, and whether its keypoints were detected anew.
+    """
+    try:
+        pixels = decode(ref, settings.preprocessing)
+    except Unreadable as error:
+        return Quarantined(ref.identity, str(error)), False
+    content = content_hash(pixels)
+    known = cache.get(content, settings.sift) if cache else None
+    keypoints = known or detect_with(settings.sift, pixels)
+    grid = settings.grid
+    count = patch_weights(keypoints, grid, "count")
+    weights = patch_weights(keypoints, grid, settings.measure) if isinstance(settings.measure, str) else count
+    rivals = rival_maps(pixels, grid) if settings.rivals else np.zeros((0, grid.rows, grid.cols), np.float32)
+    return Prepared(ref.identity, ref.group, content, pixels, keypoints, count, weights, rivals), known is None
+
+
+def measured(image: Prepared, grid: PatchGrid, measure: Measure) -> Prepared:
+    """The image with weights by a measure of the user's own.
+
+    Raises:
+        InputError: it did not return one finite number per patch.
+    """
+    weights = np.asarray(measure(image.pixels, grid))
+    expected = (grid.rows, grid.cols)
+    if weights.shape != expected:
+        raise InputError(
+            f"the measure must return weights of shape {expected}, got {weights.shape} for {image.identity}"
+        )
+    if weights.dtype.kind not in "biuf" or not np.isfinite(weights).all():
+        raise InputError(f"the measure must return finite numbers, got {weights.dtype} or NaN for {image.identity}")
+    return replace(image, weights=weights.astype(np.float32))

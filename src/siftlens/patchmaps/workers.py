@@ -1,0 +1,123 @@
+"""Work in other processes: in order, with bounded memory, surviving a process that dies."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+from loky import ProcessPoolExecutor
+
+from siftlens.core import SiftlensError
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+_DEATHS = 8  # in a row: it is not the images
+
+
+@dataclass(frozen=True)
+class Crashed(Generic[Task]):
+    """A task whose process died.
+
+    Attributes:
+        task: the task.
+    """
+
+    task: Task
+
+
+def in_order(
+    work: Callable[[Task], Done],
+    tasks: Iterable[Task],
+    *,
+    workers: int,
+    window: int,
+    initializer: Callable[..., None],
+    initargs: tuple[object, ...],
+) -> Generator[Done | Crashed[Task]]:
+    """Do tasks in worker processes, and hand on the results in the order of the tasks.
+
+    When a process dies, the tasks that were under way are done again one by one, so that only the one to blame is lost.
+    Closing the iterator kills the processes.
+
+    Args:
+        work: what to do; importable by name.
+        tasks: taken only `window` ahead of the results, which bounds memory.
+        workers: number of processes, at least 1.
+        window: tasks under way or waiting for their turn.
+        initializer: called once in every process.
+        initargs: its arguments.
+
+    Raises:
+        SiftlensError: processes keep dying.
+    """
+    tasks = iter(tasks)
+    deaths = 0
+    pool = _Pool(work, workers, initializer, initargs)
+    under_way: deque[tuple[Task, Future[Done] | None]] = deque()  # None: lost with a process, to be done again alone
+    try:
+        while True:
+            if all(future is not None for _, future in under_way):
+                under_way.extend((task, pool.submit(task)) for task in islice(tasks, window - len(under_way)))
+            if not under_way:
+                return
+            task, future = under_way.popleft()
+            try:
+                result = future.result() if future is not None else pool.submit(task).result()
+            except BrokenProcessPool as error:
+                deaths += 1
+                if deaths == _DEATHS:
+                    raise SiftlensError(
+                        f"{deaths} worker processes died one after the other; free some memory, or work without them "
+                        "(workers=0)"
+                    ) from error
+                pool.restart()
+                if future is None:
+                    yield Crashed(task)
+                else:
+                    lost = [(task, future), *under_way]
+                    under_way = deque((task, None if _lost(future) else future) for task, future in lost)
+            else:
+                deaths = 0
+                yield result
+    finally:
+        pool.kill()
+
+
+def _lost(future: "Future[Done] | None") -> bool:
+    """Whether the process died before the task was done; asked once the pool is dead."""
+    return future is None or isinstance(future.exception(), BrokenProcessPool)
+
+
+class _Pool(Generic[Task, Done]):
+    """Worker processes that can be had anew."""
+
+    def __init__(
+        self,
+        work: Callable[[Task], Done],
+        workers: int,
+        initializer: Callable[..., None],
+        initargs: tuple[object, ...],
+    ):
+        self._work = work
+        self._make: Any = partial(ProcessPoolExecutor, workers, initializer=initializer, initargs=initargs)
+        self._executor: Any = self._make()
+
+    def submit(self, task: Task) -> "Future[Done]":
+        try:
+            submitted: Future[Done] = self._executor.submit(self._work, task)
+            return submitted
+        except BrokenProcessPool as error:  # it died since the last submission; said where results are awaited
+            future: Future[Done] = Future()
+            future.set_exception(error)
+            return future
+
+    def restart(self) -> None:
+        self.kill()
+        self._executor = self._make()
+
+    def kill(self) -> None:
+        self._executor.shutdown(wait=True, kill_workers=True)
