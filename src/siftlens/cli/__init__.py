@@ -1,1 +1,5 @@
-"""cli."""
+"""The command line: `siftlens analyze`, `siftlens demo`."""
+
+from siftlens.cli.app import main
+
+__all__ = ["main"]

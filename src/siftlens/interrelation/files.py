@@ -81,7 +81,7 @@ def write_gallery(path: Path, gallery: Iterable[GalleryImage]) -> None:
         if (value := getattr(image, field.name)) is not None
     }
     with atomic_path(path) as target, target.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_gallery(path: Path) -> tuple[GalleryImage, ...]:

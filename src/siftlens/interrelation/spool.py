@@ -165,7 +165,7 @@ class Spool:
         for number, (name, arrays) in enumerate(sums.items()):
             state.sums[name] = f"state-{state.commits}-{number}.npz"
             with atomic_path(self.folder / state.sums[name]) as path, path.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, allow_pickle=False, **arrays)
         with atomic_path(self.folder / _STATE) as path:
             path.write_text(json.dumps(asdict(state)), encoding="utf-8")
         for name in old - set(state.sums.values()):

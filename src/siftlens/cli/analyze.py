@@ -1,0 +1,168 @@
+"""`siftlens analyze`: a vision transformer on a folder of images."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from siftlens.cli.failure import reported
+from siftlens.cli.progress import shown
+from siftlens.core import InputError
+
+_MODEL, _IMAGES, _COMPUTE, _RUN = "Model", "Images", "What to compute", "How to run"
+
+
+def analyze(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="SPEC",
+            help="timm/NAME, hf/REPO-OR-DIRECTORY, torchvision/NAME, open_clip/NAME[:TAG], demo, or "
+            "path/to/file.py:factory.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    images: Annotated[
+        str,
+        typer.Option(
+            "--images",
+            "-i",
+            metavar="PATH",
+            help="A folder with all below it, a glob, or a text file of paths.",
+            rich_help_panel=_IMAGES,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder to write the study to.", rich_help_panel=_RUN),
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Weights to load into the model.", rich_help_panel=_MODEL),
+    ] = None,
+    random_init: Annotated[
+        bool,
+        typer.Option("--random-init", help="Random weights; nothing is downloaded.", rich_help_panel=_MODEL),
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="PX", help="Input size, 384 or 384x512 (height x width).", rich_help_panel=_MODEL),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=_MODEL)
+    ] = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="float32, bfloat16 or float16.", rich_help_panel=_MODEL),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="At most so many images, spread evenly.", rich_help_panel=_IMAGES),
+    ] = None,
+    group_by: Annotated[
+        Literal["folder"] | None,
+        typer.Option(metavar="folder", help="A part per folder, in heads_by_group.parquet.", rich_help_panel=_IMAGES),
+    ] = None,
+    measure: Annotated[
+        Literal["count", "response", "footprint"],
+        typer.Option(
+            metavar="NAME",
+            help="Concentration of a patch: count, response or footprint of its keypoints.",
+            rich_help_panel=_COMPUTE,
+        ),
+    ] = "count",
+    weighting: Annotated[
+        Literal["attention", "value_norm"],
+        typer.Option(
+            metavar="NAME",
+            help="attention, or value_norm: keys weighted by the norm of their values.",
+            rich_help_panel=_COMPUTE,
+        ),
+    ] = "attention",
+    entropy: Annotated[
+        bool,
+        typer.Option("--entropy", help="The entropy of every attention row too.", rich_help_panel=_COMPUTE),
+    ] = False,
+    exclude_outliers: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-outliers",
+            help="Leave out patch tokens of outlier norm; runs the model twice.",
+            rich_help_panel=_COMPUTE,
+        ),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of the null maps and the bootstrap.", rich_help_panel=_COMPUTE)
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=_RUN)
+    ] = 32,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Processes that decode and detect; by default as fits the machine.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with an interrupted run in DIR.", rich_help_panel=_RUN),
+    ] = False,
+) -> None:
+    """Analyse a vision transformer on images, and write a report.
+
+    DIR then holds index.html, heads.parquet, images.parquet, arrays.nc, gallery.npz, quarantine.csv and run.json.
+    A finished study is never overwritten.
+    """
+    with reported(out):
+        height_width = _size(size)
+        # Not at import: torch takes seconds, and --help should not.
+        from siftlens.cli.summary import summary
+        from siftlens.models import load_model
+        from siftlens.study import analyze as run
+        from siftlens.study import expect_free
+
+        expect_free(out, resume=resume)
+        loaded = load_model(
+            model,
+            weights=weights,
+            random_init=random_init,
+            size=height_width,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+        )
+        with shown(Console(stderr=True)) as progress:
+            study = run(
+                loaded,
+                images,
+                measure=measure,
+                weighting=weighting,
+                batch_size=batch_size,
+                seed=seed,
+                entropy=entropy,
+                exclude_outliers=exclude_outliers,
+                group_by=group_by,
+                limit=limit,
+                workers=workers,
+                out=out,
+                resume=resume,
+                progress=progress,
+            )
+        typer.echo(summary(study, out))
+
+
+def _size(text: str | None) -> int | tuple[int, int] | None:
+    """Input size, px: one number for a square, or HEIGHTxWIDTH."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--size must be one number (384) or HEIGHTxWIDTH (384x512), got {text!r}")
+    sides = [int(part) for part in parts]
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

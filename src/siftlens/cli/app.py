@@ -1,0 +1,46 @@
+"""The application: which commands there are, and what their exit codes mean.
+
+0    done; images set aside are counted in the summary
+1    not one image could be read
+2    an argument, a file, a model or a setting is not what was expected
+130  stopped by Ctrl-C; --resume goes on
+"""
+
+from typing import Annotated
+
+import typer
+
+from siftlens import __version__
+from siftlens.cli.analyze import analyze
+from siftlens.cli.demo import demo
+
+app = typer.Typer(
+    name="siftlens",
+    help="Read a vision transformer's self-attention through SIFT keypoints.",
+    epilog="Exit codes: 0 done, 1 no image could be read, 2 bad input, 130 stopped by Ctrl-C.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(analyze)
+app.command()(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"siftlens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

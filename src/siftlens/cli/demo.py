@@ -1,0 +1,73 @@
+"""`siftlens demo`: the main job on photographs that are at hand, without network."""
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from siftlens.cli.failure import reported
+from siftlens.cli.progress import shown
+from siftlens.core import InputError
+
+# The photographs in scikit-image's wheel, colour and grey: no drawings, no synthetic patterns, one of the stereo pair.
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+    "text.png",
+)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the study.")] = Path("out/demo"),
+) -> None:
+    """Analyse the demo model on scikit-image's photographs: needs no network, takes seconds.
+
+    So few photographs show how it works, not how the model is: every interval says so.
+    """
+    with reported(out):
+        photographs = find_photographs()
+        # Not at import: torch takes seconds, and --help should not.
+        from siftlens.cli.summary import summary
+        from siftlens.models import load_model
+        from siftlens.study import analyze, expect_free
+
+        expect_free(out, resume=False)
+        with tempfile.TemporaryDirectory() as scratch, shown(Console(stderr=True)) as progress:
+            listed = Path(scratch) / "photographs.txt"
+            listed.write_text("\n".join(map(str, photographs)), encoding="utf-8")
+            study = analyze(load_model("demo"), listed, out=out, entropy=True, progress=progress)
+        typer.echo(summary(study, out))
+
+
+def find_photographs() -> list[Path]:
+    """The photographs that come with scikit-image.
+
+    Raises:
+        InputError: scikit-image is not installed, or holds none of them.
+    """
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise InputError("the demo's photographs come with scikit-image; install it: pip install 'siftlens[demo]'")
+    folder = Path(spec.origin).parent / "data"
+    found = [folder / name for name in PHOTOGRAPHS if (folder / name).is_file()]
+    if not found:
+        raise InputError(f"expected scikit-image's photographs in {folder}, found none; install it again by pip")
+    return found

@@ -1,0 +1,36 @@
+"""From what went wrong to one line and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from siftlens.core import NothingReadableError, SiftlensError
+
+NOTHING_READABLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+@contextmanager
+def reported(out: Path) -> Iterator[None]:
+    """Print an expected error as one line on stderr, and exit with its code.
+
+    Args:
+        out: folder of the study, where an interrupted analysis is kept.
+    """
+    try:
+        yield
+    except SiftlensError as error:
+        told = " ".join(str(error).split())
+        hint = "" if "resume" in told else _go_on(out)
+        typer.echo(f"siftlens: error: {told}{hint}", err=True)
+        raise typer.Exit(NOTHING_READABLE if isinstance(error, NothingReadableError) else BAD_INPUT) from error
+    except KeyboardInterrupt as stop:
+        typer.echo(f"\nsiftlens: stopped{_go_on(out)}", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
+
+
+def _go_on(out: Path) -> str:
+    from siftlens.interrelation.spool import has_progress  # not at import: numpy takes a while
+
+    return f"; --resume goes on from the last state in {out}" if has_progress(out) else ""

@@ -1,0 +1,154 @@
+"""One batch through the model: pixels in, statistics of every layer out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from siftlens.attention import LayerReading, observe
+from siftlens.core import InputError, ModelError, TokenLayout
+from siftlens.data import Normalization
+from siftlens.interrelation.channels import MapBatch
+from siftlens.interrelation.statistics import BatchRecord, LayerRecord, layer_record, stack_records
+
+OUTLIER = 3.0  # times the median norm of the image's patch tokens: artefact tokens lie far beyond
+
+
+def to_input(
+    pixels: Sequence[UInt8[np.ndarray, "height width 3"]],
+    normalization: Normalization | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch 3 height width"]:
+    """The tensor that a model sees: in [0, 1], normalised, on its device and of its type."""
+    raw = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
+    x = raw.float() / 255
+    if normalization is not None:
+        mean, std = (x.new_tensor(values)[:, None, None] for values in (normalization.mean, normalization.std))
+        x = (x - mean) / std
+    return x.to(dtype).contiguous()
+
+
+def read_batch(
+    module: nn.Module,
+    x: Float[Tensor, "batch 3 height width"],
+    maps: MapBatch,
+    layout: TokenLayout,
+    *,
+    weighting: str,
+    entropy: bool,
+) -> tuple[BatchRecord, Int[np.ndarray, " batch"]]:
+    """Run the model once, and reduce each layer's attention as soon as it is there.
+
+    Returns:
+        Statistics of every layer, and the number of patch tokens of outlier norm per image.
+
+    Raises:
+        ModelError: NaN or infinity in an attention or in the output.
+        InputError: no memory left.
+        CaptureError: attention that cannot be read.
+    """
+    records: list[LayerRecord] = []
+    finite: list[Tensor] = []
+
+    def reduce(_: int, reading: LayerReading) -> None:
+        finite.append(torch.isfinite(reading.values).all())
+        records.append(layer_record(reading, maps, layout))
+
+    with (
+        torch.no_grad(),
+        enough_memory(len(x)),
+        observe(
+            module,
+            maps.channels,
+            grid=layout,
+            on_layer=reduce,
+            weighting=weighting,
+            entropy=entropy,
+            token_norms=True,
+        ) as reading,
+    ):
+        output = module(x)
+    for record, good in zip(records, torch.stack(finite).tolist(), strict=True):
+        if not good:
+            raise _not_finite(f"the attention of {record.name}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(output)):
+        raise _not_finite("the model's output")
+    outliers = _outliers(reading.token_norms, len(x), layout)
+    return stack_records(records, maps), outliers.sum(axis=1)
+
+
+def outlier_patches(
+    module: nn.Module, x: Float[Tensor, "batch 3 height width"], layout: TokenLayout
+) -> Bool[np.ndarray, "batch patch"]:
+    """Patches whose token has an outlier norm, by a forward pass of its own.
+
+    Raises:
+        InputError: the model's blocks do not return tokens, so that no norm is known; no memory left.
+    """
+    blank = x.new_zeros(layout.grid.patches, 1, dtype=torch.float32)
+    with (
+        torch.no_grad(),
+        enough_memory(len(x)),
+        observe(module, blank, grid=layout, on_layer=lambda *_: None, token_norms=True) as reading,
+    ):
+        module(x)
+    if not reading.token_norms:
+        raise InputError(
+            f"{type(module).__name__}: no block returns its tokens, so outlier tokens cannot be told; "
+            "leave out --exclude-outliers (exclude_outliers=False)"
+        )
+    return _outliers(reading.token_norms, len(x), layout)
+
+
+def _outliers(norms: Mapping[int, Tensor], images: int, layout: TokenLayout) -> Bool[np.ndarray, "batch patch"]:
+    """Far beyond the other patches after any layer of the later half; before, contrast alone makes norms differ."""
+    found = np.zeros((images, layout.grid.patches), bool)
+    for layer, norm in norms.items():
+        if layer < max(norms) / 2:
+            continue
+        patches = norm[:, layout.prefix :]
+        found |= (patches > OUTLIER * patches.median(dim=1, keepdim=True).values).cpu().numpy()
+    return found
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The floating-point tensors of a model's output, whatever it is wrapped in."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            yield from _tensors(value)
+
+
+def _not_finite(where: str) -> ModelError:
+    return ModelError(
+        f"expected finite numbers, but {where} has NaN or infinity; check the weights, or run in float32 "
+        "(--dtype float32)"
+    )
+
+
+@contextmanager
+def enough_memory(images: int) -> Iterator[None]:
+    """Say what to do where a batch of so many images does not fit into memory.
+
+    Raises:
+        InputError: it did not fit.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = str(error).lower()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in told:
+            raise InputError(
+                f"a batch of {images} images does not fit into memory; lower --batch-size (batch_size)"
+            ) from error
+        raise

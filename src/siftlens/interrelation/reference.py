@@ -1,0 +1,115 @@
+"""The pass before the pass: fixing the reference pool of null 1, and the images to look at."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from siftlens.core import NothingReadableError
+from siftlens.data import ImageRef, ImageSource
+from siftlens.interrelation.nulls import POOL_SIZE, Pool, pool_identities
+from siftlens.interrelation.settings import Measure
+from siftlens.keypoints import KeypointCache
+from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images, standardize
+
+GALLERY = 6
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is fixed before the main pass.
+
+    Attributes:
+        pool: maps of images of different content.
+        gallery: the pool's first images, to look at.
+    """
+
+    pool: Pool
+    gallery: tuple[Prepared, ...]
+
+
+@dataclass(frozen=True)
+class _Member:
+    identity: str
+    z: Float[np.ndarray, "rows cols"]
+
+
+def z_map(image: Prepared, measure: Measure) -> Float[np.ndarray, "rows cols"]:
+    """The measure standardised within the image; log1p first, for counts."""
+    return standardize(image.weights, measure == "count")
+
+
+def reference_pool(
+    source: ImageSource,
+    settings: PrepareSettings,
+    *,
+    seed: int,
+    workers: int,
+    cache: KeypointCache | None,
+    done: Callable[[int, int], None],
+) -> Reference:
+    """Prepare the images of lowest hash; one that cannot be read, or repeats another, gives way to the next.
+
+    Args:
+        source: all images; gone through again for every round of replacements.
+        settings: how images are prepared.
+        seed: the analysis' seed.
+        workers: processes beside this one.
+        cache: of keypoints.
+        done: called with the images found and wanted.
+
+    Raises:
+        NothingReadableError: not one image can be read.
+    """
+    order = pool_identities([ref.identity for ref in source], seed, len(source))
+    wanted = min(POOL_SIZE, len(order))
+    members: dict[str, _Member] = {}
+    gallery: dict[str, Prepared] = {}
+    failed: list[Quarantined] = []
+    tried = 0
+    while len(members) < wanted and tried < len(order):
+        # At least as many again as before, so that a folder of text files is not gone through a thousand times.
+        rank = {identity: place for place, identity in enumerate(order[tried : tried + max(wanted, tried)])}
+        tried += len(rank)
+        in_round: dict[int, tuple[str, _Member]] = {}
+        shown: dict[int, Prepared] = {}
+        refs = _chosen(source, rank)
+        with closing(prepare_images(refs, settings, workers=workers, cache=cache)) as prepared:
+            for image in prepared:
+                if isinstance(image, Quarantined):
+                    failed = failed or [image]
+                    continue
+                place = rank[image.identity]
+                in_round[place] = image.content, _Member(image.identity, z_map(image, settings.measure))
+                shown[place] = image
+                if len(shown) > GALLERY:
+                    del shown[max(shown)]
+                done(min(len(members) + len(in_round), wanted), wanted)
+        for place in sorted(in_round):
+            content, member = in_round[place]
+            if len(members) < wanted:
+                members.setdefault(content, member)
+        for place in sorted(shown):
+            if len(gallery) < GALLERY:
+                gallery.setdefault(shown[place].content, shown[place])
+    if not members:
+        raise NothingReadableError(
+            f"none of the {len(order)} images could be read; the first: {failed[0].identity}: {failed[0].reason}"
+        )
+    pool = Pool(
+        z=np.stack([member.z for member in members.values()]),
+        contents=tuple(members),
+        identities=tuple(member.identity for member in members.values()),
+    )
+    return Reference(pool, tuple(gallery.values()))
+
+
+def _chosen(source: ImageSource, rank: Mapping[str, int]) -> Iterator[ImageRef]:
+    """The chosen images in the source's order, each once."""
+    left = set(rank)
+    for ref in source:
+        if ref.identity in left:
+            left.remove(ref.identity)
+            yield ref

@@ -1,0 +1,189 @@
+"""One pass over the images: from files to a finished analysis, in memory that does not grow with their number."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+import xarray as xr
+
+from siftlens import __version__
+from siftlens.attention import find_layout
+from siftlens.core import InputError, TokenLayout
+from siftlens.data import ImageSource
+from siftlens.interrelation.clock import Clock
+from siftlens.interrelation.files import write_arrays, write_images
+from siftlens.interrelation.gallery import gallery_image
+from siftlens.interrelation.main_pass import MainPass
+from siftlens.interrelation.provenance import hardware, versions
+from siftlens.interrelation.reference import reference_pool
+from siftlens.interrelation.results import Result, RunInfo
+from siftlens.interrelation.settings import MAX_GROUPS, Settings
+from siftlens.interrelation.spool import SPOOL, Spool
+from siftlens.keypoints import KeypointCache
+from siftlens.models import LoadedModel
+from siftlens.patchmaps import PrepareSettings
+
+COMMIT_SECONDS = 10.0  # work that a crash may cost; a commit of 12 x 12 heads writes 40 MB
+_IMAGE_COLUMNS = pa.schema(
+    [
+        ("identity", pa.string()),
+        ("content", pa.string()),
+        ("group", pa.string()),
+        ("keypoints", pa.int32()),
+        ("covered", pa.float32()),
+        ("outlier_tokens", pa.int32()),
+    ]
+)
+
+Progress = Callable[[str, int, int], None]
+
+
+def run(
+    model: LoadedModel,
+    source: ImageSource,
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    cache: KeypointCache | None = None,
+    progress: Progress = lambda *_: None,
+    commit_seconds: float = COMMIT_SECONDS,
+) -> Result:
+    """Analyse a model on images.
+
+    What grows with the images goes to `folder`: at the end arrays.nc and images.parquet, from which the result is
+    read, and meanwhile a folder `.progress`, from which an interrupted analysis can go on. Whoever has saved the
+    result removes that by `discard_progress`.
+
+    Args:
+        model: the model with its preprocessing.
+        source: the images; gone through twice.
+        settings: what to compute.
+        folder: for the files.
+        resume: go on from the last commit in `folder`.
+        cache: of keypoints; None detects anew.
+        progress: called with a stage ("pool", "images", "gallery"), what is done and what there is to do.
+        commit_seconds: time between commits.
+
+    Raises:
+        CaptureError: attention that cannot be read.
+        InputError: the folder cannot be written or holds another run; no memory left; too many groups.
+        ModelError: the model computes NaN or infinity.
+        NothingReadableError: not one image can be read.
+    """
+    clock = Clock()
+    _limit_groups(source, settings)
+    layout = find_layout(model.module, _blank(model))
+    prepare = PrepareSettings(
+        preprocessing=model.preprocessing, grid=layout.grid, measure=settings.measure, rivals=True
+    )
+    numbers = numbers_of(model, source, settings)
+    spool = Spool(folder / SPOOL, numbers, resume=resume)
+    try:
+        with clock("pool"):
+            reference = reference_pool(
+                source,
+                prepare,
+                seed=settings.seed,
+                workers=settings.workers,
+                cache=cache,
+                done=lambda done, total: progress("pool", done, total),
+            )
+        main = MainPass(model, layout, settings, reference.pool, spool, clock)
+        main.go(
+            source,
+            prepare,
+            cache=cache,
+            done=lambda done, total: progress("images", done, total),
+            commit_seconds=commit_seconds,
+        )
+        with clock("results"):
+            heads, by_group, merged = main.results()
+            write_images(folder / "images.parquet", spool.image_lines(), _IMAGE_COLUMNS)
+            images = pd.read_parquet(folder / "images.parquet")
+            write_arrays(folder / "arrays.nc", _with_images(merged, images, spool, main.facts["variables"]))
+            quarantine = pd.DataFrame(spool.quarantine_lines(), columns=["identity", "reason"], dtype=str)
+    finally:
+        spool.close()
+    gallery = []
+    with clock("gallery"):
+        for number, image in enumerate(reference.gallery):
+            progress("gallery", number, len(reference.gallery))
+            gallery.append(gallery_image(image, model, layout, merged.sizes["layer"], merged.sizes["head"]))
+        progress("gallery", len(gallery), len(gallery))
+    info = RunInfo(
+        settings=numbers | {"batch_size": settings.batch_size, "workers": settings.workers},
+        model=model.describe() | _described(layout),
+        versions=versions(),
+        hardware=hardware(model.device),
+        timings=dict(clock.seconds),
+        started=main.facts["started"],
+        images=len(images),
+        quarantined=len(quarantine),
+        pool=reference.pool.size,
+        covered=float(images["covered"].mean()),
+    )
+    arrays = xr.open_dataset(folder / "arrays.nc", engine="h5netcdf")
+    return Result(heads, arrays, images, quarantine, info, tuple(gallery), by_group)
+
+
+def discard_progress(folder: Path) -> None:
+    """Remove what an interrupted analysis would go on from: the study is saved."""
+    shutil.rmtree(folder / SPOOL, ignore_errors=True)
+
+
+def numbers_of(model: LoadedModel, source: ImageSource, settings: Settings) -> dict[str, Any]:
+    """Everything that the numbers depend on, as JSON values: an analysis goes on only with the same."""
+    names = hashlib.blake2b(digest_size=16)
+    for ref in source:
+        names.update(ref.identity.encode("utf-8", "surrogateescape") + b"\0")
+    return settings.numbers() | {
+        "siftlens": __version__,
+        "model": model.spec,
+        "weights": model.weights_hash,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "height": model.preprocessing.height,
+        "width": model.preprocessing.width,
+        "images": len(source),
+        "names": names.hexdigest(),
+    }
+
+
+def _blank(model: LoadedModel) -> torch.Tensor:
+    size = model.preprocessing
+    return torch.zeros(1, 3, size.height, size.width, dtype=model.dtype, device=model.device)
+
+
+def _limit_groups(source: ImageSource, settings: Settings) -> None:
+    if settings.group_by is None:
+        return
+    groups = {ref.group for ref in source}
+    if len(groups) > MAX_GROUPS:
+        raise InputError(
+            f"expected at most {MAX_GROUPS} groups, got {len(groups)} folders; leave out --group-by, or analyse some "
+            "folders at a time"
+        )
+
+
+def _described(layout: TokenLayout) -> dict[str, int]:
+    grid = layout.grid
+    return {
+        "rows": grid.rows,
+        "cols": grid.cols,
+        "patch_height": grid.patch_height,
+        "patch_width": grid.patch_width,
+        "class_tokens": layout.class_tokens,
+        "registers": layout.registers,
+    }
+
+
+def _with_images(merged: xr.Dataset, images: pd.DataFrame, spool: Spool, variables: list[str]) -> xr.Dataset:
+    """Add the statistics of every image, which stay on disk."""
+    rows = spool.rows()
+    per_image = {name: (("image", "layer", "head"), rows[:, index]) for index, name in enumerate(variables)}
+    return merged.assign(per_image).assign_coords(image=images["identity"].to_numpy(dtype=object))

@@ -1,0 +1,189 @@
+"""The whole analysis in one call."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from siftlens.core import InputError
+from siftlens.data import NORMALIZATIONS, ImageSource, Normalization, Preprocessing, open_images
+from siftlens.interrelation.results import Result
+from siftlens.interrelation.run import Progress, discard_progress, numbers_of, run
+from siftlens.interrelation.settings import Measure, Settings
+from siftlens.keypoints import KeypointCache
+from siftlens.models import LoadedModel, hash_weights
+from siftlens.study import storage
+from siftlens.study.facade import Study
+
+AS_LOADED = "as loaded"
+_FEW = 100  # images below which starting workers costs more than they save
+_MOST_WORKERS = 16
+
+Normalize = str | tuple[Sequence[float], Sequence[float]] | None
+
+
+def analyze(
+    model: nn.Module | LoadedModel,
+    images: str | PathLike[str] | Iterable[Any],
+    *,
+    normalize: Normalize = AS_LOADED,
+    measure: Measure = "count",
+    weighting: str = "attention",
+    batch_size: int = 32,
+    seed: int = 0,
+    entropy: bool = False,
+    exclude_outliers: bool = False,
+    group_by: str | None = None,
+    limit: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    workers: int | None = None,
+    cache: bool = True,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Study:
+    """Show how every layer's and head's attention flows between patches of different semantic concentration.
+
+    Args:
+        model: a vision transformer in evaluation mode, called as `model(x)`; or one from `siftlens.load_model`, which
+            brings its own preprocessing.
+        images: a folder, a glob or a text file of paths; or a collection of PIL images, uint8 pixels or float pixels
+            in [0, 1], (height, width, 3) or (3, height, width). A model from `load_model` sees them through its own
+            resize and crop, any other as they are: of one size, or resized and cropped to the first one's.
+        normalize: what the model expects of pixels in [0, 1]: a name ("imagenet", "inception", "clip"), a (mean, std)
+            pair, or None for a model that normalises by itself. Only a model from `load_model` has one of its own.
+        measure: semantic concentration of a patch: "count", "response", "footprint", or a callable of (pixels, grid)
+            that returns weights (rows, cols).
+        weighting: "attention", or "value_norm" to weight each key by the norm of its value vector.
+        batch_size: images per forward pass.
+        seed: of the reference pool, the null maps and the bootstrap.
+        entropy: also compute the entropy of every attention row.
+        exclude_outliers: leave out patch tokens of outlier norm; runs the model twice.
+        group_by: "folder" for a table per folder of images too.
+        limit: at most so many images, spread evenly.
+        size: px, or (height, width): input size of a model that did not come from `load_model`; needed for paths.
+        workers: processes that decode and detect beside the model; 0 for none; None as fits the machine.
+        cache: keep keypoints on disk, so that a second run need not detect again.
+        out: folder to write the study to while it is computed; without, the study is held in memory.
+        resume: go on with an interrupted run in `out`.
+        progress: called with a stage ("pool", "images", "gallery"), what is done and what there is to do.
+
+    Returns:
+        The study.
+
+    Raises:
+        CaptureError: the model's attention cannot be read, or not all of it.
+        InputError: an argument, the images or the folder is not what was expected.
+        ModelError: the model computes NaN or infinity.
+        NothingReadableError: not one image can be read.
+
+    Example:
+        >>> study = siftlens.analyze(model, images, normalize="imagenet")
+        >>> study.heads.query("statistic == 'semantic_pull'").nlargest(3, "effect")
+    """
+    if out is None and resume:
+        raise InputError("resume=True goes on with a run in a folder; pass out=FOLDER")
+    source = open_images(images, limit=limit)
+    loaded = _loaded(model, source, normalize, size)
+    settings = Settings(
+        measure=measure,
+        weighting=weighting,
+        entropy=entropy,
+        exclude_outliers=exclude_outliers,
+        group_by=group_by,
+        seed=seed,
+        batch_size=batch_size,
+        workers=_workers(len(source)) if workers is None else workers,
+    )
+
+    def run_in(folder: Path) -> Result:
+        with KeypointCache() if cache else nullcontext() as keypoints:
+            return run(loaded, source, settings, folder, resume=resume, cache=keypoints, progress=progress)
+
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="siftlens-") as scratch:
+            result = run_in(Path(scratch))
+            with result.arrays as on_disk:
+                return Study(replace(result, arrays=on_disk.load()))
+    folder = Path(out)
+    storage.expect_free(folder, resume=resume)
+    if storage.is_finished(folder):
+        return _finished(folder, numbers_of(loaded, source, settings))
+    result = run_in(folder)
+    storage.save(result, folder)
+    discard_progress(folder)
+    return Study(result)
+
+
+def _finished(folder: Path, numbers: dict[str, Any]) -> Study:
+    """The study in the folder, where it is the one that was asked for."""
+    study = Study(storage.load(folder))
+    for name, value in numbers.items():
+        if study.run.settings.get(name) != value:
+            raise InputError(
+                f"{folder} holds a finished study with {name} {study.run.settings.get(name)!r}, now it is {value!r}; "
+                "choose another folder, or remove that one first"
+            )
+    return study
+
+
+def _loaded(
+    model: nn.Module | LoadedModel, source: ImageSource, normalize: Normalize, size: int | tuple[int, int] | None
+) -> LoadedModel:
+    """The model with what it expects of its input."""
+    if isinstance(model, LoadedModel):
+        if size is not None:
+            raise InputError("a loaded model has its input size already; pass size to load_model instead")
+        return model if normalize == AS_LOADED else replace(model, normalization=_normalization(normalize))
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch module, or a model from load_model, got {type(model).__qualname__}")
+    if normalize == AS_LOADED:
+        raise InputError(
+            f"normalize says what the model expects of its pixels: {', '.join(sorted(NORMALIZATIONS))}, a (mean, std) "
+            "pair, or None where it normalises by itself"
+        )
+    height, width = _size_of(source) if size is None else (size, size) if isinstance(size, int) else size
+    name = type(model).__qualname__
+    return LoadedModel(
+        module=model,
+        spec=f"{type(model).__module__}.{name}",
+        name=name,
+        preprocessing=Preprocessing(height, width),
+        normalization=_normalization(normalize),
+        weights_hash=hash_weights(model),
+    )
+
+
+def _normalization(normalize: Normalize) -> Normalization | None:
+    if normalize is None:
+        return None
+    if isinstance(normalize, str):
+        if normalize not in NORMALIZATIONS:
+            raise InputError(f"normalize must be one of {', '.join(sorted(NORMALIZATIONS))}, got {normalize!r}")
+        return NORMALIZATIONS[normalize]
+    try:
+        (red, green, blue), (red_std, green_std, blue_std) = normalize
+    except (TypeError, ValueError) as error:
+        raise InputError(f"normalize must be a name, a (mean, std) pair of 3 numbers each, or None: {error}") from error
+    return Normalization((red, green, blue), (red_std, green_std, blue_std))
+
+
+def _size_of(source: ImageSource) -> tuple[int, int]:
+    """Height and width, px, of the first image in memory."""
+    pixels = next(iter(source)).fetched().source
+    if not isinstance(pixels, np.ndarray):
+        raise InputError("the input size of a model that load_model did not load is not known; pass size=PIXELS")
+    return pixels.shape[0], pixels.shape[1]
+
+
+def _workers(images: int) -> int:
+    if images < _FEW:
+        return 0
+    return min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))

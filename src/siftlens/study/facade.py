@@ -1,0 +1,72 @@
+"""A finished study, to look at, save and load."""
+
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+
+from siftlens.interrelation.results import Result, RunInfo
+from siftlens.study import storage
+
+
+class Study:
+    """What an analysis found.
+
+    Args:
+        result: the finished analysis.
+    """
+
+    def __init__(self, result: Result):
+        self.result = result
+
+    @property
+    def heads(self) -> pd.DataFrame:
+        """A row per layer, head and statistic: value, null mean, effect, interval, p, q, n."""
+        return self.result.heads
+
+    @property
+    def heads_by_group(self) -> pd.DataFrame | None:
+        """The same for every group of images, with a column `group`; None where images were not grouped."""
+        return self.result.heads_by_group
+
+    @property
+    def arrays(self) -> xr.Dataset:
+        """Labelled arrays: level matrices merged over images, and the statistics of every image."""
+        return self.result.arrays
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """A row per image: identity, content, group, keypoints, covered."""
+        return self.result.images
+
+    @property
+    def quarantine(self) -> pd.DataFrame:
+        """A row per image that could not be used: identity, reason."""
+        return self.result.quarantine
+
+    @property
+    def run(self) -> RunInfo:
+        """How the analysis was run."""
+        return self.result.run
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the study: index.html, heads.parquet, images.parquet, arrays.nc, run.json, quarantine.csv, gallery.npz.
+
+        Raises:
+            InputError: the folder holds a study already, or cannot be written.
+        """
+        storage.save(self.result, Path(folder))
+
+    def __repr__(self) -> str:
+        run = self.run
+        return f"Study(model={run.model.get('name')!r}, images={run.images}, quarantined={run.quarantined})"
+
+
+def load_study(folder: str | PathLike[str]) -> Study:
+    """Read a study that `Study.save` or `siftlens analyze` wrote.
+
+    Raises:
+        StudyError: missing, incomplete, damaged, or written by a newer version.
+    """
+    return Study(storage.load(Path(folder)))
