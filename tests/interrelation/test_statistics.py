@@ -119,6 +119,16 @@ def test_queries_without_attention_on_patches_are_left_out():
     assert record.described[0, 1, record.described_names.index("mean_squared_distance")] == 9.0
 
 
+def test_queries_that_are_all_alike_have_no_assortativity():
+    """Only bare patches attend to patches: their z is one and the same."""
+    layout, counts, maps, attention = problem()
+    keen = torch.from_numpy(np.flatnonzero(counts[0].ravel())) + layout.prefix
+    attention[0, :, keen] = 0
+    attention[0, :, keen, 0] = 1
+    record = layer_record(slow.quick_reading(attention, maps, layout), maps, layout)
+    assert record.tested[0, :, 2, 0].abs().max() == 0 and record.tested[0, :, 2, 1:6].abs().min() > 0
+
+
 def test_no_attention_on_patches_at_all_is_undefined():
     layout, _, maps, attention = problem()
     attention[1, 2] = 0

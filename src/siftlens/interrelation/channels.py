@@ -9,9 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from siftlens.interrelation.nulls import Pool, mirror_maps
+from siftlens.patchmaps import LEVELS, RIVALS
 
-LEVELS = ("0", "1", "2-3", "4-7", "8+")
-RIVALS = ("gradient", "centre", "fast", "orb")
 _FIRST_MAP = len(LEVELS) + len(RIVALS)
 
 
@@ -73,19 +72,34 @@ def map_batch(
         keep: patches that take part; all without it. Every map is standardised anew over those kept.
         device: where the model is.
     """
-    batch, patches = len(contents), z[0].size
-    kept = np.ones((batch, patches), bool) if keep is None else keep.reshape(batch, patches)
     index = np.stack([pool.choose(content, seed) for content in contents])
-    maps = np.stack([np.concatenate([z[i : i + 1], pool.z[index[i]], mirror_maps(z[i])]) for i in range(batch)])
-    maps = _standardise(maps.reshape(batch, -1, patches), kept)
-    rival = _standardise(rivals.reshape(batch, len(RIVALS), patches), kept)
-    indicator = (levels.reshape(batch, 1, patches) == np.arange(len(LEVELS))[:, None]) & kept[:, None]
-    channels = np.concatenate([indicator.astype(np.float32), rival, maps], axis=1).swapaxes(1, 2)
+    maps = np.stack(
+        [np.concatenate([own[None], pool.z[chosen], mirror_maps(own)]) for own, chosen in zip(z, index, strict=True)]
+    )
+    return assemble(maps, levels, rivals, pool_index=index, keep=keep, device=device)
+
+
+def assemble(
+    maps: Float[np.ndarray, "batch map rows cols"],
+    levels: Int[np.ndarray, "batch rows cols"],
+    rivals: Float[np.ndarray, "batch 4 rows cols"],
+    *,
+    pool_index: Int[np.ndarray, "batch null"],
+    keep: Bool[np.ndarray, "batch rows cols"] | None = None,
+    device: torch.device | str = "cpu",
+) -> MapBatch:
+    """Channels of any maps; see `map_batch`, which chooses them."""
+    batch, _, rows, cols = maps.shape
+    kept = np.ones((batch, rows * cols), bool) if keep is None else keep.reshape(batch, -1)
+    read = _standardise(maps.reshape(batch, -1, rows * cols), kept)
+    rival = _standardise(rivals.reshape(batch, len(RIVALS), -1), kept)
+    indicator = (levels.reshape(batch, 1, -1) == np.arange(len(LEVELS))[:, None]) & kept[:, None]
+    channels = np.concatenate([indicator.astype(np.float32), rival, read], axis=1).swapaxes(1, 2)
     return MapBatch(
         channels=torch.from_numpy(np.ascontiguousarray(channels)).to(device),
-        residual=torch.from_numpy(_coefficients(maps, rival[:, :2], kept)).to(device),
+        residual=torch.from_numpy(_coefficients(read, rival[:, :2], kept)).to(device),
         level_count=indicator.sum(axis=2).astype(np.float64),
-        pool_index=index,
+        pool_index=pool_index,
         keep=torch.from_numpy(kept).to(device),
     )
 

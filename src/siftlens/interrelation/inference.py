@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from siftlens.interrelation.accumulate import Accumulator
-from siftlens.interrelation.channels import LEVELS
+from siftlens.patchmaps import LEVELS
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from siftlens.attention import LayerReading
 from siftlens.core import CaptureError, TokenLayout
-from siftlens.interrelation.channels import RIVALS, MapBatch
+from siftlens.interrelation.channels import MapBatch
 from siftlens.interrelation.nulls import MIRRORS
+from siftlens.patchmaps import RIVALS
 
 SEMANTIC, PARTIAL, ASSORTATIVITY, CLS = "semantic_pull", "partial_pull", "assortativity", "cls_pull"
 # Below this spread over queries (in SD of z) a correlation would be one with rounding noise.
 _LEAST_SPREAD = 1e-4
+_LEAST_Z_VARIANCE = 1e-6  # a difference of squares, exact to some 1e-7
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _assortativity(
         ratio *= where[..., None]
     variance = ratio.square().sum(dim=2) / count
     covariance = ratio.mul_(maps[:, None]).sum(dim=2) / count
-    varies = (variance >= _LEAST_SPREAD**2) & (z_variance >= _LEAST_SPREAD**2)
+    varies = (variance >= _LEAST_SPREAD**2) & (z_variance >= _LEAST_Z_VARIANCE)
     return torch.where(varies | (count == 0), covariance / (variance * z_variance).sqrt(), 0)
 
 
