@@ -158,4 +158,4 @@ def test_every_control_has_a_name(visit, make_result):
 def test_more_heat_maps_unfold(visit, make_result):
     page = visit(make_result())
     page.get_by_text("More heat maps").click()
-    assert page.get_by_role("grid", name="Entropy, layers by heads").is_visible()
+    page.get_by_role("grid", name="Entropy, layers by heads").wait_for(timeout=5000)

@@ -39,6 +39,21 @@ def test_every_estimate_is_a_row_of_the_table(make_result):
             assert estimate.n == row["n"] == 307
 
 
+def test_heads_that_are_all_too_small_are_not_called_a_finding(make_result):
+    findings = told(make_result(effects=np.full((5, 3), 0.07), half=0.03))
+    assert findings["Heads"].sentence.startswith("None of the 15 heads pulls toward or away from")
+    assert findings["Too small to matter"].sentence.startswith("15 of 15 heads")
+    assert "Second null" not in findings
+
+
+def test_like_and_unlike_are_told_only_where_there_are_such_heads(make_result):
+    effects = np.zeros((5, 3))
+    effects[1, 2] = -0.5
+    assert told(make_result(effects=effects))["Like to like"].sentence.startswith(
+        "Patches attend in 1 of 15 heads to patches of unlike concentration, by at least 0.1 more than"
+    )
+
+
 def test_every_finding_has_evidence_with_interval_and_n(make_result):
     for finding in page(make_result()).findings:
         assert finding.evidence, finding.title
@@ -118,7 +133,7 @@ def test_the_second_null_counts_heads_of_the_same_sign_only(make_result):
     result.heads.loc[own & (result.heads["head"] == 0), "mirror_q"] = 0.9
     result.heads.loc[(result.heads["layer"] == 1) & (result.heads["head"] == 1), "mirror_q"] = 0.9
     assert told(result)["Second null"].sentence.startswith(
-        "Of the 15 heads that differ from other images' maps, 11 also"
+        "Of the 15 heads that pull by at least 0.1 SD more than other images' maps explain, 11"
     )
 
 

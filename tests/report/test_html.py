@@ -103,6 +103,12 @@ def test_a_small_pool_is_warned_of(make_result):
     assert "reference pool of the first null" not in render(make_result(n=307, pool=256, gallery=0))
 
 
+def test_random_weights_are_warned_of(make_result, rerun):
+    result = make_result(gallery=0)
+    assert "weights are random" in render(rerun(result, model=result.run.model | {"weights": "random, seed 0"}))
+    assert "weights are random" not in render(result)
+
+
 def test_a_clean_run_lists_nothing_set_aside(make_result, rerun):
     result = rerun(make_result(gallery=0), quarantined=0)
     text = render(replace(result, quarantine=result.quarantine.iloc[:0]))

@@ -77,3 +77,8 @@ def test_the_scale_of_a_heat_map_covers_its_largest_effect(make_result):
     panels = {panel["key"]: panel for panel in page(make_result()).figures["panels"]}
     largest = max(abs(value) for row in panels["semantic_pull"]["effect"] for value in row)
     assert largest <= panels["semantic_pull"]["reach"] <= 1.5 * largest
+
+
+def test_the_scale_of_tiny_effects_is_not_stretched(make_result):
+    panels = {panel["key"]: panel for panel in page(make_result(effects=np.full((5, 3), 0.004))).figures["panels"]}
+    assert panels["semantic_pull"]["reach"] == pytest.approx(0.2)

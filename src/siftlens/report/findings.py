@@ -53,16 +53,20 @@ def _overview(pull: PanelReader) -> list[Finding]:
         )
         return [Finding("Nothing found", sentence, (_furthest(pull),), pull.key, FURTHEST)]
     toward, away = (pull.cells("relevant", sign=sign) for sign, _ in DIRECTIONS)
+    if not toward and not away:
+        sentence = (
+            f"None of the {pull.total} heads pulls toward or away from keypoint-rich patches by at least {RELEVANT} SD "
+            f"{MORE_THAN_NULL} (q < {SIGNIFICANT})."
+        )
+        return [Finding("Heads", sentence, (pull.head(pull.cells(*CLEAR)[0]),), pull.key, "The largest clear effect.")]
     sentence = (
         f"Of {pull.total} heads, {len(toward)} pull toward keypoint-rich patches and {len(away)} away from them "
         f"by at least {RELEVANT} SD {MORE_THAN_NULL} (q < {SIGNIFICANT})."
     )
     strongest = ((toward, "toward"), (away, "away"))
     parts = [f"{pull.head(cells[0]).label} ({side})" for cells, side in strongest if cells]
-    if parts:
-        sentence += f" The strongest: {enumeration(parts)}."
-    ends = (toward[:NAMED] + away[:NAMED]) or pull.cells("small")[:1]
-    return [Finding("Heads", sentence, tuple(map(pull.head, ends)), pull.key)]
+    evidence = tuple(map(pull.head, toward[:NAMED] + away[:NAMED]))
+    return [Finding("Heads", f"{sentence} The strongest: {enumeration(parts)}.", evidence, pull.key)]
 
 
 def _layers(pull: PanelReader) -> list[Finding]:
@@ -117,7 +121,7 @@ def _beyond_rivals(partial: PanelReader) -> list[Finding]:
 
 def _second_null(pull: PanelReader) -> list[Finding]:
     """How many of the heads found against null 1 also stand against null 2."""
-    panel, cells = pull.panel, pull.cells(*CLEAR)
+    panel, cells = pull.panel, pull.cells("relevant")
     if not cells or not np.isfinite(panel.mirror_q[:, :-1]).any():
         return []
     also = sum(
@@ -125,8 +129,8 @@ def _second_null(pull: PanelReader) -> list[Finding]:
         for cell in cells
     )
     sentence = (
-        f"Of the {len(cells)} heads that differ from other images' maps, {also} also differ in the same direction "
-        f"from mirror images of the own map (q < {SIGNIFICANT})."
+        f"Of the {len(cells)} heads that pull by at least {RELEVANT} SD more than other images' maps explain, "
+        f"{also} also differ in the same direction from mirror images of the own map (q < {SIGNIFICANT})."
     )
     label = f"{pull.head(cells[0]).label}, against mirror images"
     grids = (panel.mirror_effect, panel.mirror_low, panel.mirror_high)
@@ -157,18 +161,20 @@ def _alike(alike: PanelReader) -> list[Finding]:
     if not alike.total:
         return []
     more, less = (alike.cells("relevant", sign=sign) for sign, _ in DIRECTIONS)
-    if more or less:
-        sentence = (
-            f"In {len(more)} of {alike.total} heads patches attend to patches of like concentration, and in "
-            f"{len(less)} to unlike ones, by at least {RELEVANT} {MORE_THAN_NULL} (q < {SIGNIFICANT})."
-        )
-    else:
-        sentence = (
-            f"In none of {alike.total} heads do patches attend to patches of like, or of unlike, concentration "
-            f"by at least {RELEVANT} {MORE_THAN_NULL} (q < {SIGNIFICANT})."
-        )
+    sides = ((more, "like"), (less, "unlike"))
+    parts = [
+        f"in {len(cells)} of {alike.total} heads to patches of {side} concentration" for cells, side in sides if cells
+    ]
+    beyond = f"by at least {RELEVANT} {MORE_THAN_NULL} (q < {SIGNIFICANT})"
+    sentence = (
+        f"Patches attend {enumeration(parts)}, {beyond}."
+        if parts
+        else f"In none of {alike.total} heads do patches attend to patches of like or of unlike concentration {beyond}."
+    )
     ends = (more[:1] + less[:1]) or alike.cells("small", "unclear")[:1]
-    return [Finding("Like to like", sentence, tuple(map(alike.head, ends)), alike.key, "The largest on each side.")]
+    return [
+        Finding("Like to like", sentence, tuple(map(alike.head, ends)), alike.key, "The largest effect of each kind.")
+    ]
 
 
 def _class_token(cls: PanelReader) -> list[Finding]:

@@ -11,7 +11,7 @@ from siftlens.interrelation.results import Result
 from siftlens.report.page import page
 from siftlens.report.payload import as_script
 
-STYLES = ("page.css", "figures.css")
+STYLES = ("figures.css", "page.css")
 SCRIPTS = ("base.js", "heads.js", "depth.js", "head.js", "gallery.js", "main.js")
 
 

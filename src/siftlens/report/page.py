@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from siftlens.interrelation.inference import RELEVANT
@@ -50,6 +51,7 @@ class Page:
         model: what was analysed.
         version: of siftlens, as it ran.
         started: when, UTC.
+        inputs: spec, weights, input size and patches, in a line.
         facts: the strip below the title.
         warnings: what limits every figure below.
         findings: sentences with their evidence.
@@ -60,11 +62,13 @@ class Page:
         settings: how to reproduce the run.
         quarantine: (identity, reason) of every image set aside.
         figures: JSON values that the figures draw.
+        relevant: |effect| below which an effect is too small to matter.
     """
 
     model: str
     version: str
     started: str
+    inputs: str
     facts: tuple[Fact, ...]
     warnings: tuple[str, ...]
     findings: tuple[Finding, ...]
@@ -75,11 +79,12 @@ class Page:
     settings: tuple[Settings, ...]
     quarantine: tuple[tuple[str, str], ...]
     figures: Mapping[str, Any]
+    relevant: float = RELEVANT
 
     def reach(self, unit: str) -> float:
         """Half width of the axis on which estimates of this unit are drawn, so that they compare by eye."""
         known = [e.reach for finding in self.findings for e in finding.evidence if e.unit == unit]
-        return max(known, default=0.0) or 1.0
+        return max([2 * RELEVANT, *known])
 
 
 def page(result: Result) -> Page:
@@ -103,7 +108,8 @@ def page(result: Result) -> Page:
     return Page(
         model=model,
         version=run.versions.get("siftlens", ""),
-        started=run.started,
+        started=_moment(run.started),
+        inputs=_inputs(run.model),
         facts=facts,
         warnings=_warnings(result),
         findings=findings(panels, layers, heads),
@@ -127,8 +133,29 @@ def page(result: Result) -> Page:
     )
 
 
+def _moment(started: str) -> str:
+    """An ISO 8601 time to the minute; any other text as it is."""
+    try:
+        return f"{datetime.fromisoformat(started).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return started
+
+
+def _inputs(model: Mapping[str, Any]) -> str:
+    spec, weights = model.get("spec"), model.get("weights")
+    parts = [str(spec)] if spec and spec != model.get("name") else []
+    parts += [f"weights: {weights}"] if weights else []
+    if {"height", "width"} <= set(model):
+        parts.append(f"input {model['height']} × {model['width']} px")
+    if {"rows", "cols"} <= set(model):
+        parts.append(f"{model['rows']} × {model['cols']} patches")
+    return " · ".join(parts)
+
+
 def _warnings(result: Result) -> tuple[str, ...]:
     run, told = result.run, []
+    if str(run.model.get("weights", "")).startswith("random"):
+        told.append("The model's weights are random: nothing here speaks of a trained model.")
     if run.pool < POOL_SIZE:
         told.append(
             f"Only {counted(run.pool, 'image')} in the reference pool of the first null (at least {POOL_SIZE} are "
@@ -164,4 +191,8 @@ def _settings(result: Result) -> tuple[Settings, ...]:
 
 
 def _printed(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

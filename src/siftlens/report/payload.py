@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from siftlens.interrelation.channels import LEVELS
+from siftlens.interrelation.inference import RELEVANT
 from siftlens.interrelation.results import GalleryImage, Result
+from siftlens.patchmaps import LEVELS
 from siftlens.report.panels import Panel
 from siftlens.report.vocabulary import RIVALS
 
@@ -75,12 +76,13 @@ def _received(result: Result, column: str, shape: tuple[int, ...]) -> np.ndarray
 def panel_json(panel: Panel) -> dict[str, Json]:
     """One panel as the figures read it."""
     statistic = {name: value for name, value in asdict(panel.statistic).items() if name != "root"}
+    least = 2 * RELEVANT if panel.statistic.tested or panel.statistic in RIVALS else 0.0
     grids = {name: plain(getattr(panel, name)) for name in GRIDS if np.isfinite(getattr(panel, name)).any()}
     return {
         **statistic,
         "n": panel.n.astype(int).tolist(),
         "rival": panel.statistic in RIVALS,
-        "reach": plain(_reach(panel.shown)),
+        "reach": plain(_reach(panel.shown, least)),
         "verdicts": panel.verdicts.tolist(),
         **grids,
     }
@@ -162,10 +164,11 @@ def as_script(payload: Mapping[str, Json]) -> str:
     return text
 
 
-def _reach(shown: np.ndarray) -> float:
-    """Largest magnitude on the scale, rounded up to one or two digits; 1 where there is nothing."""
+def _reach(shown: np.ndarray, least: float) -> float:
+    """End of a colour scale: the largest magnitude, rounded up; at least `least`, so that what is tiny looks tiny."""
     finite = np.abs(shown[np.isfinite(shown)])
-    if not finite.size or not finite.max():
+    largest = max(least, float(finite.max(initial=0)))
+    if not largest:
         return 1.0
-    step = 10.0 ** math.floor(math.log10(finite.max()))
-    return next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= finite.max() * 0.9999)
+    step = 10.0 ** math.floor(math.log10(largest))
+    return next(step * k for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * k >= largest * 0.9999)

@@ -51,7 +51,7 @@ const read = (panel, grid, layer, head) => (panel[grid] ? panel[grid][layer][hea
 const VERDICTS = {
   relevant: "clear",
   small: "clear, but too small to matter",
-  unclear: "not told from the null",
+  unclear: "cannot be told from the null",
   missing: "no value",
 };
 

@@ -4,17 +4,18 @@ const PLOT = { width: 340, height: 214, left: 44, right: 10, top: 12, bottom: 34
 function ticksOf(low, high, wanted = 4) {
   const rough = (high - low) / wanted;
   const size = 10 ** Math.floor(Math.log10(rough));
-  const step = size * [1, 2, 2.5, 5, 10].find((k) => k * size >= rough);
+  const step = size * [1, 2, 5, 10].find((k) => k * size >= rough);
   const ticks = [];
   for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-9; tick += step) ticks.push(tick);
-  return { ticks, places: Math.max(0, Math.min(4, -Math.floor(Math.log10(step) + 1e-9) + (step / size === 2.5 ? 1 : 0))) };
+  return { ticks, places: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
 }
 
-// series: {name, class, values, low?, high?, clear?}; threads: thin lines behind.
-function plot(title, unit, note, series, threads, describeLayer) {
+// series: {name, class, values, low?, high?, clear?}; threads: thin lines behind; least: magnitude that the axis always
+// shows, so that what is tiny looks tiny.
+function plot({ title, unit, note = "", series, threads = [], least = 0, shaded = false, describeLayer }) {
   const all = [...series.flatMap((line) => [...line.values, ...(line.low ?? []), ...(line.high ?? [])]), ...threads.flat()];
   const known = all.filter((value) => value !== null);
-  let [low, high] = known.length ? [Math.min(0, ...known), Math.max(0, ...known)] : [0, 1];
+  let [low, high] = [Math.min(-least, ...known, 0), Math.max(least, ...known, 0)];
   if (low === high) high = low + 1;
   const pad = (high - low) * 0.06;
   [low, high] = [low < 0 ? low - pad : 0, high > 0 ? high + pad : 0];
@@ -43,6 +44,7 @@ function plot(title, unit, note, series, threads, describeLayer) {
     viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, class: "plot", role: "slider", tabindex: 0, "aria-label": `${title}, by layer`,
     "aria-valuemin": data.layers[0], "aria-valuemax": data.layers[count - 1],
   },
+  shaded ? svg("rect", { class: "small", x: PLOT.left, y: y(data.relevant), width: PLOT.width - PLOT.left - PLOT.right, height: y(-data.relevant) - y(data.relevant) }) : null,
   ...ticks.map((tick) => svg("g", {}, svg("line", { class: Math.abs(tick) < 1e-9 ? "zero" : "rule", x1: PLOT.left, x2: PLOT.width - PLOT.right, y1: y(tick), y2: y(tick) }),
     svg("text", { x: PLOT.left - 6, y: y(tick) + 3.5, class: "end" }, number(tick, places)))),
   ...data.layers.map((layer, i) => (i % every ? null : svg("text", { x: x(i), y: PLOT.height - PLOT.bottom + 16, class: "middle" }, String(layer)))),
@@ -103,8 +105,16 @@ function depthPlot(panel) {
     signed: panel.tested,
     clear: panel.tested ? panel.verdicts.map((row) => row[MEAN] !== "unclear") : data.layers.map(() => true),
   };
-  return plot(panel.label, panel.tested ? `effect, ${panel.axis}` : panel.axis, panel.tested ? "Hollow: not told from the null." : "",
-    [mean], data.heads.map((_, head) => column(panel, shown, head)), (layer) => describe(panel, layer, MEAN));
+  return plot({
+    title: panel.label,
+    unit: panel.tested ? `effect, ${panel.axis}` : panel.axis,
+    note: panel.tested ? "Hollow: cannot be told from the null." : "",
+    series: [mean],
+    threads: data.heads.map((_, head) => column(panel, shown, head)),
+    least: panel.tested ? 1.2 * data.relevant : 0,
+    shaded: panel.tested,
+    describeLayer: (layer) => describe(panel, layer, MEAN),
+  });
 }
 
 function nullPlot(panel) {
@@ -115,7 +125,7 @@ function nullPlot(panel) {
   ].filter((line) => line.values.some((value) => value !== null));
   const lines = (layer) => [cellName(layer, MEAN),
     ...series.map((line) => `${line.name}: ${number(line.values[layer], 3, true)} ${panel.unit}`), `n = ${panel.n[layer][MEAN]} images`];
-  return plot(panel.label, panel.axis, "", series, [], lines);
+  return plot({ title: panel.label, unit: panel.axis, series, least: 1.2 * data.relevant, describeLayer: lines });
 }
 
 function rivalPlot() {
@@ -125,7 +135,14 @@ function rivalPlot() {
     ...rivals.map((panel, i) => ({ name: panel.label, class: `rival${i}`, values: column(panel, "value", MEAN) }))];
   const lines = (layer) => [cellName(layer, MEAN),
     ...series.map((line) => `${line.name}: ${number(line.values[layer], 3, true)} SD`), `n = ${pull.n[layer][MEAN]} images`];
-  return [plot("Raw pull toward other maps", "observed, standard deviations of each map", "Not corrected by a null: local and central attention alone can give these.", series, [], lines)];
+  return [plot({
+    title: "Raw pull toward other maps",
+    unit: "observed, standard deviations of each map",
+    note: "Not corrected by a null: local and central attention alone can give these.",
+    series,
+    least: 1.2 * data.relevant,
+    describeLayer: lines,
+  })];
 }
 
 function drawDepth() {

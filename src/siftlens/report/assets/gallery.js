@@ -35,11 +35,11 @@ function paint(canvas, image, values, top) {
   context.putImageData(pixels, 0, 0);
 }
 
-// The scale ends at the 98th percentile, so that one sink does not blacken the rest.
-function topOf(values) {
+// The scale ends at the 98th percentile, so that one sink does not blacken the rest, but not below `least`.
+function topOf(values, least) {
   const sorted = [...values].sort((a, b) => a - b);
   const top = sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * 0.98))];
-  return top > 0 ? top : Math.max(...sorted, 1e-9);
+  return Math.max(top, least);
 }
 
 function view(image, title, overlay, scale) {
@@ -100,7 +100,7 @@ function drawGallery() {
       if (panel.key === key) continue;
       panel.key = key;
       panel.values = panel.of ? attentionOf(image, panel.of) : image.concentration;
-      const top = topOf(panel.values);
+      const top = topOf(panel.values, panel.of ? 2 * even : 1e-9);
       paint(panel.canvas, image, panel.values, top);
       const text = panel.of ? percent(top) : number(top, top < 10 ? 1 : 0);
       panel.legend.replaceChildren(html("i"), html("div", {}, html("span", {}, "0"), html("span", {}, `${text} or more`)),
