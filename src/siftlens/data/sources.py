@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,11 +17,11 @@ class Item:
     """An image that its collection hands out by index.
 
     Attributes:
-        collection: the images.
+        collection: the images, by index.
         index: this one's place.
     """
 
-    collection: Sequence[Any]
+    collection: Any
     index: int
 
     def pixels(self) -> UInt8[np.ndarray, "height width 3"]:
@@ -52,6 +52,7 @@ class ImageRef:
         return replace(self, source=self.source.pixels()) if isinstance(self.source, Item) else self
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Images in a fixed order, which can be gone through any number of times."""
 
