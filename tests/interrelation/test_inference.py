@@ -125,6 +125,15 @@ def test_each_statistic_is_a_family_of_tests():
             assert np.allclose(family[q], slow_discovery(family[p].tolist()))
 
 
+def test_significance_is_that_of_the_family():
+    record = record_of()
+    record.tested[:, 0, 1, 1, 0] += 0.006
+    heads, _ = finalize(sums_of(record))
+    family = heads[heads.statistic == "assortativity"]
+    assert ((family.p < 0.05) & (family.q > 0.05)).any()
+    assert (heads.significant == (heads.q < 0.05)).all()
+
+
 def slow_discovery(p):
     """Benjamini and Hochberg (1995): the least level at which each would be a discovery."""
     order = sorted(range(len(p)), key=lambda index: p[index])
