@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from siftlens.core import InputError
 from siftlens.data.pixels import to_rgb
 from siftlens.data.preprocessing import Preprocessing
 from siftlens.data.sources import ImageRef, Item
 
 # Without EPS and PDF, which Pillow hands to another program.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MIN_SIDE = 8  # px; less is an icon or a tracking pixel, enlarged to a blur
 MAX_ASPECT = 32  # of which a centre crop shows less than 4 %
 
@@ -58,6 +59,8 @@ def _decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, 
             return preprocessing.apply(to_rgb(ImageOps.exif_transpose(image)))
     except Unreadable:
         raise
+    except InputError as error:
+        raise Unreadable(str(error)) from error
     except UnidentifiedImageError:
         raise Unreadable(f"not an image of a kind that is read ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

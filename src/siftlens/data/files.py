@@ -32,7 +32,7 @@ class FileSource:
         return iter(self._refs)
 
 
-def open_images(images: str | os.PathLike[str] | Iterable[Any], *, limit: int | None = None) -> ImageSource:
+def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
     """Images to go through, any number of times. Nothing is decoded yet.
 
     Args:
