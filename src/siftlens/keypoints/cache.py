@@ -7,7 +7,6 @@ import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import cv2
 
@@ -71,7 +70,7 @@ class KeypointCache:
         self.flush()
         self._disconnect()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "KeypointCache":
         return self
 
     def __exit__(
