@@ -145,7 +145,7 @@ class MainPass:
                 self._sums[group].add(record, drawn * (groups == group), self._pool_weights)
                 self._changed.add(group)
             self.facts["variables"] = list(record.variables)
-            self.spool.append(record.rows(), [_line(*pair) for pair in zip(images, outlier_tokens, strict=True)])
+            self.spool.append(record.rows(), [_line(*pair) for pair in zip(images, outlier_tokens.tolist(), strict=True)])
 
     def _commit(self, refs: int) -> None:
         with self.clock("commits"):
@@ -162,5 +162,5 @@ def _line(image: Prepared, outlier_tokens: int) -> dict[str, Any]:
         "group": image.group,
         "keypoints": len(image.keypoints),
         "covered": float((image.count > 0).mean()),
-        "outlier_tokens": int(outlier_tokens),
+        "outlier_tokens": outlier_tokens,
     }
