@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 import cv2
 
@@ -20,6 +21,7 @@ _BATCH = 128  # images per write
 _PAGE = 16384  # bytes; an image takes about 2500, and the usual pages of 4096 would hold one
 
 
+@final
 class KeypointCache:
     """Keypoints by content of the pixels and settings, in one SQLite file of about 2 KB per image.
 

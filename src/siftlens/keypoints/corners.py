@@ -21,6 +21,9 @@ def orb_corners(brightness: UInt8[np.ndarray, "height width"]) -> Float[np.ndarr
     """Positions (x, y) of the 500 strongest ORB corners in the image frame, px."""
     image, times = enlarged(brightness)
     orb = cv2.ORB.create(scaleFactor=_ORB_SCALE, edgeThreshold=_ORB_BORDER)
-    # OpenCV multiplies a level's whole-numbered centres by its scale, so half a pixel grows with it.
-    halves = ((corner.pt, 0.5 * _ORB_SCALE**corner.octave) for corner in orb.detect(image))
-    return np.array([(x + half, y + half) for (x, y), half in halves]).reshape(-1, 2) / times
+    found = orb.detect(image)
+    # A level has whole pixels, so its true scale differs from the nominal one, which OpenCV's positions are made with.
+    scale = np.array([_ORB_SCALE**corner.octave for corner in found]).reshape(-1, 1)
+    on_level = np.array([corner.pt for corner in found]).reshape(-1, 2) / scale + 0.5
+    size = np.array(image.shape[::-1])
+    return np.asarray(on_level * (size / np.rint(size / scale)) / times)
