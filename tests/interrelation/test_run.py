@@ -357,3 +357,25 @@ def test_a_folder_that_cannot_be_written_says_so(model, folder, tmp_path):
 def test_settings_are_checked(settings, told):
     with pytest.raises(InputError, match=told):
         Settings(**settings)
+
+
+def test_tokens_of_outlier_norm_are_counted_and_can_be_left_out(model, folder, plain, tmp_path):
+    vit = VisionTransformer(
+        img_size=(HEIGHT, WIDTH), patch_size=PATCH, embed_dim=24, depth=LAYERS, num_heads=HEADS, num_classes=11
+    )
+    with torch.no_grad():
+        vit.pos_embed[0, 1 + 11] = 1000
+    settings = Settings(batch_size=5, workers=0, exclude_outliers=True)
+    with analysed(loaded(vit), folder, tmp_path, settings=settings) as result:
+        assert set(result.images["outlier_tokens"]) == {1}
+        assert result.arrays["level_n"].sum() == 17 * 34
+        assert plain.arrays["level_n"].sum() == 17 * 35
+
+
+def test_a_model_whose_blocks_hide_their_tokens_cannot_leave_out_any(model, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("siftlens.attention.modules.ModuleTracker._note_norms", lambda *_: None)
+    settings = Settings(batch_size=5, workers=0, exclude_outliers=True)
+    with pytest.raises(
+        InputError, match="no block returns its tokens, so outlier tokens cannot be told; leave out --excl"
+    ):
+        run(model, open_images(folder), settings, tmp_path)

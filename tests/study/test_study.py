@@ -1,0 +1,284 @@
+"""`analyze` on models and images of the caller's own, and studies on disk, whole and damaged."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+
+import siftlens
+from siftlens.core import InputError, StudyError
+from siftlens.data import NORMALIZATIONS
+
+HEIGHT, WIDTH = 40, 56
+FILES = [
+    "arrays.nc",
+    "gallery.npz",
+    "heads.parquet",
+    "images.parquet",
+    "index.html",
+    "quarantine.csv",
+    "run.json",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIFTLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def vit():
+    torch.manual_seed(5)
+    return VisionTransformer(
+        img_size=(HEIGHT, WIDTH), patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=11
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(5)
+    small = rng.integers(0, 255, (13, 10, 14, 3), dtype=np.uint8)
+    return [np.asarray(Image.fromarray(one).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)) for one in small]
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("images")
+    for number, picture in enumerate(pictures):
+        (path / f"g{number % 2}").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path / f"g{number % 2}" / f'{number:02}, "é"\n.png')
+    (path / "none.jpg").write_bytes(b"")
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(vit, folder):
+    return siftlens.analyze(vit, folder, normalize="imagenet", size=(HEIGHT, WIDTH), group_by="folder")
+
+
+@pytest.fixture(scope="module")
+def saved(study, tmp_path_factory):
+    path = tmp_path_factory.mktemp("study") / "of" / "mine"
+    study.save(path)
+    return path
+
+
+def assert_same(one, other):
+    pd.testing.assert_frame_equal(one.heads, other.heads)
+    pd.testing.assert_frame_equal(one.images, other.images)
+    pd.testing.assert_frame_equal(one.quarantine, other.quarantine)
+    xr.testing.assert_identical(one.arrays.load(), other.arrays.load())
+
+
+def copy(saved, tmp_path):
+    """The saved study in a folder that may be damaged."""
+    target = tmp_path / "copy"
+    target.mkdir()
+    for file in saved.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_a_study_tells_what_it_holds(study):
+    assert repr(study) == "Study(model='VisionTransformer', images=13, quarantined=1)"
+    assert list(study.quarantine["identity"]) == ["none.jpg"]
+    assert set(study.heads["statistic"]) >= {"semantic_pull", "partial_pull", "assortativity", "cls_pull"}
+    assert study.run.settings["measure"] == "count"
+    assert set(study.heads_by_group["group"]) == {"g0", "g1"}
+
+
+def test_saving_and_loading_gives_the_same_study(study, saved):
+    assert sorted(path.name for path in saved.iterdir()) == sorted([*FILES, "heads_by_group.parquet"])
+    found = siftlens.load_study(saved)
+    with found.arrays:
+        assert_same(found, study)
+    assert found.run == study.run
+    pd.testing.assert_frame_equal(found.heads_by_group, study.heads_by_group)
+    for one, other in zip(found.result.gallery, study.result.gallery, strict=True):
+        np.testing.assert_array_equal(one.received, other.received)
+
+
+def test_a_loaded_study_can_be_saved_elsewhere(saved, tmp_path):
+    study = siftlens.load_study(saved)
+    study.save(tmp_path / "again")
+    again = siftlens.load_study(tmp_path / "again")
+    with study.arrays, again.arrays:
+        assert_same(study, again)
+
+
+def test_a_study_is_not_overwritten(study, saved):
+    with pytest.raises(InputError, match="holds a finished study; choose another folder, or remove that one first"):
+        study.save(saved)
+
+
+def test_the_report_is_written_with_the_study(saved):
+    page = (saved / "index.html").read_text(encoding="utf-8")
+    assert "VisionTransformer" in page
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(saved, tmp_path, name):
+    path = copy(saved, tmp_path)
+    (path / name).unlink()
+    with pytest.raises(StudyError, match=name.replace(".", r"\.")):
+        siftlens.load_study(path)
+
+
+@pytest.mark.parametrize("name", ["arrays.nc", "gallery.npz", "heads.parquet", "images.parquet", "run.json"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.98])
+def test_a_file_that_was_cut_off_is_named(saved, tmp_path, name, share):
+    path = copy(saved, tmp_path)
+    whole = (path / name).read_bytes()
+    (path / name).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(StudyError, match=rf"{name.replace('.', '[.]')} is damaged or cut off \(.+\); copy it again"):
+        siftlens.load_study(path)
+
+
+def test_a_list_of_images_set_aside_that_was_cut_off_is_noticed(saved, tmp_path):
+    path = copy(saved, tmp_path)
+    (path / "quarantine.csv").write_text("identity,reason\n")
+    with pytest.raises(StudyError, match=r"quarantine\.csv has 0 images, run\.json says 1"):
+        siftlens.load_study(path)
+
+
+def test_tables_of_another_run_are_noticed(saved, tmp_path):
+    path = copy(saved, tmp_path)
+    pd.read_parquet(path / "images.parquet").iloc[1:].to_parquet(path / "images.parquet")
+    with pytest.raises(StudyError, match=r"images\.parquet has 12 images, run\.json says 13"):
+        siftlens.load_study(path)
+    pd.DataFrame({"layer": [0]}).to_parquet(path / "heads.parquet")
+    with pytest.raises(StudyError, match=r"heads\.parquet lacks the columns effect, head, high, low, n, statistic, v"):
+        siftlens.load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": 2}, r"run\.json has format 2, this siftlens reads up to 1; update siftlens"),
+        ({"format": None}, r"run\.json names no format"),
+        ({"images": "13"}, r"run\.json: 'images' is of the wrong kind"),
+        ({"settings": []}, r"run\.json: 'settings' is of the wrong kind"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(saved, tmp_path, change, told):
+    path = copy(saved, tmp_path)
+    record = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(record | change))
+    with pytest.raises(StudyError, match=told):
+        siftlens.load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("[]", "should hold one JSON object, got list"), ('{"format": 1}', "lacks '")]
+)
+def test_a_record_of_another_kind_is_refused(saved, tmp_path, text, told):
+    path = copy(saved, tmp_path)
+    (path / "run.json").write_text(text)
+    with pytest.raises(StudyError, match=told):
+        siftlens.load_study(path)
+
+
+def test_no_folder_is_no_study(tmp_path):
+    with pytest.raises(StudyError, match="expected the folder of a study, but .*nowhere does not exist"):
+        siftlens.load_study(tmp_path / "nowhere")
+    with pytest.raises(StudyError, match=r"has no run\.json: no study, or one that was interrupted"):
+        siftlens.load_study(tmp_path)
+
+
+def test_a_study_on_disk_is_the_one_in_memory(vit, folder, study, tmp_path):
+    options = {"normalize": "imagenet", "size": (HEIGHT, WIDTH), "group_by": "folder"}
+    found = siftlens.analyze(vit, folder, out=tmp_path, **options)
+    with found.arrays:
+        assert_same(found, study)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "heads_by_group.parquet"])
+    with pytest.raises(InputError, match="holds a finished study"):
+        siftlens.analyze(vit, folder, out=tmp_path, **options)
+    again = siftlens.analyze(vit, folder, out=tmp_path, resume=True, **options)  # nothing left to do
+    with again.arrays:
+        assert_same(again, study)
+    with pytest.raises(InputError, match="holds a finished study with seed 0, now it is 1; choose another folder"):
+        siftlens.analyze(vit, folder, out=tmp_path, resume=True, seed=1, **options)
+
+
+def test_pixels_in_memory_are_taken_however_they_come(vit, pictures):
+    expected = siftlens.analyze(vit, pictures, normalize="clip", cache=False)
+    assert len(set(expected.images["identity"])) == 13
+    for images in (
+        [picture / 255 for picture in pictures],
+        torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 255,
+        tuple(Image.fromarray(picture) for picture in pictures),
+    ):
+        assert_same(siftlens.analyze(vit, images, normalize="clip", cache=False), expected)
+
+
+class Normalizing(torch.nn.Module):
+    """A model that normalises by itself."""
+
+    def __init__(self, vit):
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, x):
+        mean, std = (x.new_tensor(values)[:, None, None] for values in vars(NORMALIZATIONS["clip"]).values())
+        return self.vit((x - mean) / std)
+
+
+def test_what_the_model_expects_is_said_by_name_by_numbers_or_by_itself(vit, pictures):
+    clip = NORMALIZATIONS["clip"]
+    one, two, three = (
+        siftlens.analyze(model, pictures, normalize=normalize, cache=False).heads
+        for model, normalize in ((vit, "clip"), (vit, (clip.mean, clip.std)), (Normalizing(vit).eval(), None))
+    )
+    pd.testing.assert_frame_equal(one, two)
+    pd.testing.assert_frame_equal(one.drop(columns="layer_name"), three.drop(columns="layer_name"), rtol=1e-5)
+
+
+def test_a_loaded_model_brings_its_own_preprocessing(vit, folder, study):
+    from siftlens.data import Preprocessing
+    from siftlens.models import LoadedModel, hash_weights
+
+    loaded = LoadedModel(
+        vit, "spec", "name", Preprocessing(HEIGHT, WIDTH), NORMALIZATIONS["imagenet"], hash_weights(vit)
+    )
+    found = siftlens.analyze(loaded, folder)
+    pd.testing.assert_frame_equal(found.heads, study.heads)
+    other = siftlens.analyze(replace(loaded, normalization=None), folder, normalize="imagenet")
+    pd.testing.assert_frame_equal(other.heads, study.heads)
+    with pytest.raises(InputError, match="has its input size already; pass size to load_model instead"):
+        siftlens.analyze(loaded, folder, size=40)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, r"normalize says what the model expects of its pixels: clip, imagenet, inception, none, a \(mean, std\)"),
+        ({"normalize": "imagnet"}, "normalize must be one of clip, imagenet, inception, none, got 'imagnet'"),
+        (
+            {"normalize": ((0.5, 0.5), (1.0, 1.0))},
+            r"normalize must be a name, a \(mean, std\) pair of 3 numbers each, or None",
+        ),
+        ({"normalize": None, "measure": "mass"}, "measure must be one of count, response, footprint, or a callable"),
+        ({"normalize": None, "resume": True}, "resume=True goes on with a run in a folder; pass out=FOLDER"),
+        ({"normalize": None, "limit": 0}, "limit must be at least 1, got 0"),
+    ],
+)
+def test_arguments_are_checked(vit, pictures, options, told):
+    with pytest.raises(InputError, match=told):
+        siftlens.analyze(vit, pictures, **options)
+
+
+def test_inputs_are_checked(vit, pictures, folder):
+    with pytest.raises(InputError, match="that load_model did not load is not known; pass size=PIXELS"):
+        siftlens.analyze(vit, folder, normalize=None)
+    with pytest.raises(InputError, match="used up after one pass"):
+        siftlens.analyze(vit, (picture for picture in pictures), normalize=None)
+    with pytest.raises(InputError, match=r"expected float pixels in \[0, 1\], got"):
+        siftlens.analyze(vit, [picture / 127.5 - 1 for picture in pictures], normalize=None)
