@@ -101,7 +101,7 @@ def prepare(
         return Quarantined(ref.identity, str(error)), False
     content = content_hash(pixels)
     known = cache.get(content, settings.sift) if cache else None
-    keypoints = known or detect_with(settings.sift, pixels)
+    keypoints = detect_with(settings.sift, pixels) if known is None else known
     grid = settings.grid
     count = patch_weights(keypoints, grid, "count")
     weights = patch_weights(keypoints, grid, settings.measure) if isinstance(settings.measure, str) else count

@@ -1,0 +1,86 @@
+import os
+import signal
+import time
+
+import pytest
+
+from siftlens.core import SiftlensError
+from siftlens.patchmaps.workers import Crashed, in_order
+
+# The functions are local so that they travel to the processes by value.
+
+
+def run(work, tasks, *, workers=2, window=5):
+    return in_order(work, tasks, workers=workers, window=window, initializer=int, initargs=())
+
+
+def test_results_keep_the_order_of_the_tasks():
+    def work(number: int) -> int:
+        time.sleep(0.02 * (number % 3 == 0))
+        return number * number
+
+    assert list(run(work, range(23))) == [number * number for number in range(23)]
+
+
+def test_tasks_are_taken_only_a_window_ahead():
+    def work(number: int) -> int:
+        return number
+
+    taken = 0
+
+    def tasks():
+        nonlocal taken
+        while taken < 40:
+            taken += 1
+            yield taken
+
+    for given, result in enumerate(run(work, tasks(), window=7), start=1):
+        assert result == given
+        assert taken <= given - 1 + 7
+    assert taken == 40
+
+
+def test_only_the_task_to_blame_is_lost():
+    def work(number: int) -> int:
+        if number in (4, 5, 11):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    expected = [Crashed(n) if n in (4, 5, 11) else n for n in range(17)]
+    assert list(run(work, range(17))) == expected
+
+
+def test_processes_that_keep_dying_are_an_error():
+    def work(number: int) -> int:
+        os._exit(1)
+
+    with pytest.raises(SiftlensError, match=r"8 worker processes died one after the other; .* \(workers=0\)"):
+        list(run(work, range(99), workers=1))
+
+
+def test_an_exception_of_the_work_is_raised_in_its_place():
+    def work(number: int) -> int:
+        if number == 3:
+            raise ZeroDivisionError("three")
+        return number
+
+    results = run(work, range(9))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError, match="three"):
+        next(results)
+
+
+def test_closing_kills_the_processes():
+    def work(number: int) -> int:
+        if number:
+            time.sleep(600)
+        return os.getpid()
+
+    results = run(work, range(9), workers=1)
+    worker = next(results)
+    os.kill(worker, 0)  # it lives
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
