@@ -225,7 +225,8 @@ def test_an_image_that_kills_its_process_is_set_aside(folder: Path):
             assert same(image, expected)
 
 
-def test_control_c_ends_it_all_quietly(folder: Path):
+@pytest.mark.parametrize(("images", "seconds"), [(0, 0.0), (0, 0.3), (20, 0.0)], ids=["at once", "starting", "working"])
+def test_control_c_ends_it_all_quietly(folder: Path, images: int, seconds: float):
     script = """
 import itertools, sys, time
 from siftlens.core import PatchGrid
@@ -233,6 +234,7 @@ from siftlens.data import Preprocessing, open_images
 from siftlens.patchmaps import PrepareSettings, prepare_images
 refs = itertools.cycle(open_images(sys.argv[1]))
 settings = PrepareSettings(Preprocessing(91, 121), PatchGrid(7, 11, 13, 11))
+print("begin", flush=True)
 try:
     for image in prepare_images(refs, settings, workers=2, cache=None):
         print("ready", flush=True)
@@ -248,7 +250,8 @@ except KeyboardInterrupt:
         start_new_session=True,
     )
     assert process.stdout is not None
-    assert list(islice(process.stdout, 20))
+    assert len(list(islice(process.stdout, 1 + images))) == 1 + images
+    time.sleep(seconds)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     rest, complaints = process.communicate(timeout=60)

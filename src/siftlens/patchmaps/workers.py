@@ -1,12 +1,15 @@
 """Work in other processes: in order, with bounded memory, surviving a process that dies."""
 
+import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
 
 from loky import ProcessPoolExecutor
@@ -92,6 +95,20 @@ def _lost(future: "Future[Done] | None") -> bool:
     return future is None or isinstance(future.exception(), BrokenProcessPool)
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back, here for a moment and for good in the processes started meanwhile: this one ends them."""
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # starting it, Python up to 3.12 would let them through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
+
+
 class _Pool(Generic[Task, Done]):
     """Worker processes that can be had anew."""
 
@@ -108,7 +125,8 @@ class _Pool(Generic[Task, Done]):
 
     def submit(self, task: Task) -> "Future[Done]":
         try:
-            submitted: Future[Done] = self._executor.submit(self._work, task)
+            with _without_interrupts():
+                submitted: Future[Done] = self._executor.submit(self._work, task)
             return submitted
         except BrokenProcessPool as error:  # it died since the last submission; said where results are awaited
             future: Future[Done] = Future()
