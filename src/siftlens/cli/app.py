@@ -26,10 +26,11 @@ app.command()(analyze)
 app.command()(demo)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"siftlens {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -1,8 +1,10 @@
 """From what went wrong to one line and an exit code."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -13,21 +15,31 @@ NOTHING_READABLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 @contextmanager
 def reported(out: Path) -> Iterator[None]:
-    """Print an expected error as one line on stderr, and exit with its code.
+    """Print warnings and expected errors as one line each on stderr, and exit with the error's code.
 
     Args:
         out: folder of the study, where an interrupted analysis is kept.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
     except SiftlensError as error:
-        told = " ".join(str(error).split())
+        told = _line(error)
         hint = "" if "resume" in told else _go_on(out)
         typer.echo(f"siftlens: error: {told}{hint}", err=True)
         raise typer.Exit(NOTHING_READABLE if isinstance(error, NothingReadableError) else BAD_INPUT) from error
     except KeyboardInterrupt as stop:
         typer.echo(f"\nsiftlens: stopped{_go_on(out)}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
+
+
+def _line(told: object) -> str:
+    return " ".join(str(told).split())
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    typer.echo(f"siftlens: warning: {_line(message)}", err=True)
 
 
 def _go_on(out: Path) -> str:
