@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from siftlens.report import render
@@ -114,7 +115,7 @@ def test_a_patch_reads_out_its_attention(visit, make_result):
     share = 100 * float(result.gallery[0].cls_attention[3, 2, 2, 2]) / 255 * 0.06
     said = page.locator("#patch").inner_text()
     assert "patch in row 2, column 2" in said
-    assert f"attention of the class token {share:.{2 if share < 1 else 1}f} %" in said
+    assert f"attention of the class token {share:.{2 if share < 1 else 1}f}\u00a0%" in said
     page.locator("#thumbs button").nth(1).click()
     assert page.locator("#patch").inner_text().startswith("class/001.jpg")
 
@@ -125,8 +126,10 @@ def test_without_class_token_three_views_stand(visit, make_result):
     assert page.get_by_role("grid", name="Class token's pull, layers by heads").count() == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("shape", [{}, {"layers": 1, "heads": 1}, {"layers": 24, "heads": 16}])
+@pytest.mark.parametrize(
+    ("scheme", "shape"),
+    [("light", {}), ("dark", {}), ("light", {"layers": 1, "heads": 1}), ("light", {"layers": 24, "heads": 16})],
+)
 def test_a_phone_never_scrolls_sideways(visit, make_result, scheme, shape):
     page = visit(make_result(**shape, n=13, gallery=1), width=390, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -159,3 +162,26 @@ def test_more_heat_maps_unfold(visit, make_result):
     page = visit(make_result())
     page.get_by_text("More heat maps").click()
     page.get_by_role("grid", name="Entropy, layers by heads").wait_for(timeout=5000)
+
+
+CONTRAST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const luminance = (color) => {
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    const parts = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255);
+    const [r, g, b] = parts.map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  const cells = [...document.querySelectorAll(".grid .cell:not(.mark-missing, .mark-unclear)")];
+  const styles = cells.map((cell) => getComputedStyle(cell));
+  return Math.min(...styles.map((style) => ratio(luminance(style.color), luminance(style.backgroundColor))));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_stand_out_from_their_cells(visit, make_result, scheme):
+    effects = np.linspace(-0.6, 0.6, 35).reshape(5, 7)
+    page = visit(make_result(heads=7, effects=effects), color_scheme=scheme)
+    assert page.evaluate(CONTRAST) > 4.4  # in mid scale black and white both reach 4.58 at best

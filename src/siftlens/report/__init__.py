@@ -1,5 +1,5 @@
-"""Finished results as one self-contained HTML page."""
+"""Finished results as self-contained HTML pages."""
 
-from siftlens.report.html import render
+from siftlens.report.html import render, render_comparison
 
-__all__ = ["render"]
+__all__ = ["render", "render_comparison"]

@@ -60,8 +60,8 @@ def _overview(pull: PanelReader) -> list[Finding]:
         )
         return [Finding("Heads", sentence, (pull.head(pull.cells(*CLEAR)[0]),), pull.key, "The largest clear effect.")]
     sentence = (
-        f"Of {pull.total} heads, {len(toward)} pull toward keypoint-rich patches and {len(away)} away from them "
-        f"by at least {RELEVANT} SD {MORE_THAN_NULL} (q < {SIGNIFICANT})."
+        f"Of {pull.total} heads, {len(toward) or 'none'} pull toward keypoint-rich patches and {len(away) or 'none'} "
+        f"away from them by at least {RELEVANT} SD {MORE_THAN_NULL} (q < {SIGNIFICANT})."
     )
     strongest = ((toward, "toward"), (away, "away"))
     parts = [f"{pull.head(cells[0]).label} ({side})" for cells, side in strongest if cells]
@@ -70,20 +70,22 @@ def _overview(pull: PanelReader) -> list[Finding]:
 
 
 def _layers(pull: PanelReader) -> list[Finding]:
-    parts, rows = [], []
-    for sign, words in DIRECTIONS:
-        large, small = (sorted(pull.rows(verdict, sign=sign)) for verdict in CLEAR)
-        if large:
-            parts.append(f"{words} keypoint-rich patches in {layer_list(pull.named(large))}")
-        if small:
-            parts.append(
-                f"{words} them by less than {RELEVANT} SD, too little to matter, in {layer_list(pull.named(small))}"
-            )
-        rows += pull.rows(*CLEAR, sign=sign)[:NAMED]
-    if not parts:
+    if not (parts := _directions(pull)):
         return []
+    rows = [row for sign, _ in DIRECTIONS for row in pull.rows(*CLEAR, sign=sign)[:NAMED]]
     sentence = f"Averaged over heads, the pull is {enumeration(parts)}."
     return [Finding("Layers", sentence, tuple(map(pull.layer, rows)), pull.key)]
+
+
+def _directions(reader: PanelReader) -> list[str]:
+    """Where the layers' means point, the small ones called small."""
+    parts: list[str] = []
+    for sign, words in DIRECTIONS:
+        for verdict, size in (("relevant", ""), ("small", f" by less than {RELEVANT} SD, too little to matter,")):
+            if rows := reader.rows(verdict, sign=sign):
+                whom = "them" if parts else "keypoint-rich patches"
+                parts.append(f"{words} {whom}{size} in {layer_list(reader.named(rows))}")
+    return parts
 
 
 def _turn(pull: PanelReader) -> list[Finding]:
@@ -103,11 +105,7 @@ def _turn(pull: PanelReader) -> list[Finding]:
 
 
 def _beyond_rivals(partial: PanelReader) -> list[Finding]:
-    parts = [
-        f"{words} keypoint-rich patches in {layer_list(partial.named(rows))}"
-        for sign, words in DIRECTIONS
-        if (rows := partial.rows(*CLEAR, sign=sign))
-    ]
+    parts = _directions(partial)
     rows = partial.rows(*CLEAR)[: 2 * NAMED] or partial.rows("unclear")[:1]
     if not rows:
         return []
@@ -178,18 +176,14 @@ def _alike(alike: PanelReader) -> list[Finding]:
 
 
 def _class_token(cls: PanelReader) -> list[Finding]:
-    parts = [
-        f"{words} keypoint-rich patches in {layer_list(cls.named(rows))}"
-        for sign, words in DIRECTIONS
-        if (rows := cls.rows(*CLEAR, sign=sign))
-    ]
+    parts = _directions(cls)
     rows = cls.rows(*CLEAR)[: 2 * NAMED] or cls.rows("unclear")[:1]
     if not rows:
         return []
     sentence = (
-        f"The class token's own attention is on the mean over heads pulled {enumeration(parts)}."
+        f"Averaged over heads, the class token's own attention is pulled {enumeration(parts)}."
         if parts
-        else "The class token's own attention shows no clear pull in any layer's mean over heads."
+        else "Averaged over heads, the class token's own attention shows no clear pull in any layer."
     )
     return [Finding("Class token", sentence, tuple(map(cls.layer, rows)), cls.key)]
 

@@ -1,17 +1,22 @@
-"""The report as one HTML file that opens from disk and loads nothing."""
+"""Pages as one HTML file each, which open from disk and load nothing."""
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from siftlens.comparison.results import Comparison
 from siftlens.interrelation.results import Result
+from siftlens.report.comparison_page import comparison_page
 from siftlens.report.page import page
 from siftlens.report.payload import as_script
 
 STYLES = ("figures.css", "page.css")
+COMPARISON_STYLES = (*STYLES, "comparison.css")
 SCRIPTS = ("base.js", "heads.js", "depth.js", "head.js", "gallery.js", "main.js")
 
 
@@ -24,6 +29,29 @@ def render(result: Result) -> str:
     Args:
         result: the finished analysis.
     """
+    view = page(result)
+    script = '(() => {\n"use strict";\n' + "\n".join(map(_asset, SCRIPTS)) + "})();\n"
+    return _document(
+        "report.html.j2",
+        STYLES,
+        f"script-src '{_digest(script)}'",
+        page=view,
+        script=Markup(script),  # noqa: S704  # our own files
+        figures=Markup(as_script(view.figures)),  # noqa: S704  # escaped for a script element
+    )
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """One self-contained HTML page of a comparison of studies; it holds no script at all.
+
+    Args:
+        comparison: the finished comparison.
+    """
+    return _document("comparison.html.j2", COMPARISON_STYLES, "script-src 'none'", page=comparison_page(comparison))
+
+
+def _document(template: str, styles: Sequence[str], scripts: str, **values: Any) -> str:
+    """A page from its template, which may use its own style and `scripts`, and fetch nothing."""
     environment = Environment(
         loader=PackageLoader("siftlens.report"),
         autoescape=True,
@@ -31,19 +59,15 @@ def render(result: Result) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    view = page(result)
-    style = "\n".join(_asset(name) for name in STYLES)
-    script = '(() => {\n"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
+    style = "\n".join(map(_asset, styles))
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+        f"style-src '{_digest(style)}'; {scripts}"
     )
-    return environment.get_template("report.html.j2").render(
-        page=view,
+    return environment.get_template(template).render(
         style=Markup(style),  # noqa: S704  # our own files
-        script=Markup(script),  # noqa: S704  # our own files
         policy=Markup(policy),  # noqa: S704  # our own text
-        figures=Markup(as_script(view.figures)),  # noqa: S704  # escaped for a script element
+        **values,
     )
 
 

@@ -128,7 +128,7 @@ function cellGrid(name, rows, columns, cell, { corner = "", rowTitles = [], colu
       const { t, text = "", mark = "", lines, choose } = cell(r, c);
       const td = html("td", {
         role: "gridcell",
-        class: `cell ${mark ? `mark-${mark}` : ""} ${t < 0 ? "down" : "up"} ${Math.abs(t) > 0.42 ? "strong" : ""}`,
+        class: `cell ${mark ? `mark-${mark}` : ""} ${t < 0 ? "down" : "up"}`,
         tabindex: r + c ? -1 : 0,
         "aria-label": lines.join(", "),
         "--t": shade(Math.abs(t ?? 0)),

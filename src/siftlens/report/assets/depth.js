@@ -15,7 +15,7 @@ function ticksOf(low, high, wanted = 4) {
 function plot({ title, unit, note = "", series, threads = [], least = 0, shaded = false, describeLayer }) {
   const all = [...series.flatMap((line) => [...line.values, ...(line.low ?? []), ...(line.high ?? [])]), ...threads.flat()];
   const known = all.filter((value) => value !== null);
-  let [low, high] = [Math.min(-least, ...known, 0), Math.max(least, ...known, 0)];
+  let [low, high] = [Math.min(shaded ? -least : 0, ...known), Math.max(least, ...known)];
   if (low === high) high = low + 1;
   const pad = (high - low) * 0.06;
   [low, high] = [low < 0 ? low - pad : 0, high > 0 ? high + pad : 0];
@@ -108,7 +108,6 @@ function depthPlot(panel) {
   return plot({
     title: panel.label,
     unit: panel.tested ? `effect, ${panel.axis}` : panel.axis,
-    note: panel.tested ? "Hollow: cannot be told from the null." : "",
     series: [mean],
     threads: data.heads.map((_, head) => column(panel, shown, head)),
     least: panel.tested ? 1.2 * data.relevant : 0,

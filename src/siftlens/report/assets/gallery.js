@@ -1,11 +1,7 @@
 // Single images with keypoints, concentration and attention.
-const RAMP = ["#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4"]
-  .map((color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16)));
-function rampColor(t) {
-  const place = Math.min(1, Math.max(0, t)) * (RAMP.length - 1);
-  const i = Math.min(RAMP.length - 2, Math.floor(place));
-  return RAMP[i].map((value, c) => value + (RAMP[i + 1][c] - value) * (place - i));
-}
+const INK = { attention: [255, 116, 20], points: [255, 210, 63] }; // over grey images, light or dark
+const OPAQUE = 0.88;
+const FOLDS = 4; // the attention scale runs from an even share to 2^4 times it
 
 const unpacked = new Map();
 function bytesOf(part) {
@@ -26,20 +22,20 @@ function attentionOf(image, part) {
   return Array.from(values);
 }
 
-function paint(canvas, image, values, top) {
+// Share over an even share of what goes to patches.
+function liftOf(values) {
+  const even = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return values.map((value) => (even > 0 ? value / even : 1));
+}
+
+// strength(value) in [0, 1]; at 0 and below the image shows through.
+function paint(canvas, image, values, ink, strength) {
   canvas.width = image.cols;
   canvas.height = image.rows;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(image.cols, image.rows);
-  values.forEach((value, i) => pixels.data.set([...rampColor(value / top), 255], 4 * i));
+  values.forEach((value, i) => pixels.data.set([...ink, 255 * OPAQUE * Math.min(1, Math.max(0, strength(value)))], 4 * i));
   context.putImageData(pixels, 0, 0);
-}
-
-// The scale ends at the 98th percentile, so that one sink does not blacken the rest, but not below `least`.
-function topOf(values, least) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const top = sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * 0.98))];
-  return Math.max(top, least);
 }
 
 function view(image, title, overlay, scale) {
@@ -67,7 +63,7 @@ function view(image, title, overlay, scale) {
   return { figure: html("figure", { class: "panel" }, html("h3", {}, title), stack, scale), cursor };
 }
 
-const percent = (value) => `${(100 * value).toFixed(100 * value < 1 ? 2 : 1)} %`;
+const percent = (value) => `${(100 * value).toFixed(100 * value < 1 ? 2 : 1)}\u00a0%`;
 
 function drawGallery() {
   if (!data.gallery.length) return;
@@ -82,7 +78,7 @@ function drawGallery() {
     if (shown !== image) {
       shown = image;
       const sheet = (title, of) => {
-        const [canvas, legend] = [html("canvas"), html("figcaption", { class: "scale heat" })];
+        const [canvas, legend] = [html("canvas"), html("figcaption", { class: "scale over" })];
         return { ...view(image, title, canvas, legend), canvas, legend, of, title };
       };
       const points = html("figcaption", {}, `${image.points.length} keypoints; circles show position and size`);
@@ -93,18 +89,24 @@ function drawGallery() {
       ];
       at("views").replaceChildren(...panels.map((panel) => panel.figure));
     }
-    const even = 1 / (image.rows * image.cols);
     for (const panel of panels) {
-      if (!panel.canvas) continue;
       const key = panel.of ? `${state.layer} ${state.head}` : "always";
-      if (panel.key === key) continue;
+      if (!panel.canvas || panel.key === key) continue;
       panel.key = key;
       panel.values = panel.of ? attentionOf(image, panel.of) : image.concentration;
-      const top = topOf(panel.values, panel.of ? 2 * even : 1e-9);
-      paint(panel.canvas, image, panel.values, top);
-      const text = panel.of ? percent(top) : number(top, top < 10 ? 1 : 0);
-      panel.legend.replaceChildren(html("i"), html("div", {}, html("span", {}, "0"), html("span", {}, `${text} or more`)),
-        html("em", {}, panel.of ? `share of attention; an even share is ${percent(even)}` : data.measure === "count" ? "keypoints per patch" : `${data.measure} per patch`));
+      if (panel.of) {
+        panel.lift = liftOf(panel.values);
+        paint(panel.canvas, image, panel.lift, INK.attention, (lift) => Math.log2(lift) / FOLDS);
+        const heads = state.head === MEAN ? data.heads.map((_, head) => head) : [state.head];
+        const step = Math.max(...heads.map((head) => panel.of.scale[state.layer][head] ?? 0)) / 255;
+        panel.legend.replaceChildren(html("i", { class: "attention" }), html("div", {}, ...["even or less", "4 ×", "16 × or more"].map((text) => html("span", {}, text))),
+          html("em", {}, `share of attention over an even share, log scale; stored to ±\u00a0${percent(step / 2)} of attention`));
+      } else {
+        const top = Math.max(...panel.values, 1e-9);
+        paint(panel.canvas, image, panel.values, INK.points, (value) => value / top);
+        panel.legend.replaceChildren(html("i", { class: "points" }), html("div", {}, html("span", {}, "0"), html("span", {}, number(top, top < 10 && top % 1 ? 2 : 0))),
+          html("em", {}, data.measure === "count" ? "keypoints per patch" : `${data.measure} per patch`));
+      }
     }
     const [row, col] = [Math.floor(state.patch / image.cols), state.patch % image.cols];
     for (const { cursor } of panels) {
@@ -112,8 +114,11 @@ function drawGallery() {
       cursor.setAttribute("x", (col * image.width) / image.cols);
       cursor.setAttribute("y", (row * image.height) / image.rows);
     }
-    const parts = panels.filter((panel) => panel.values).map((panel) =>
-      `${panel.title.toLowerCase()} ${panel.of ? percent(panel.values[state.patch]) : number(panel.values[state.patch], 2)}`);
+    const parts = panels.filter((panel) => panel.values).map((panel) => {
+      const value = panel.values[state.patch];
+      const words = panel.of ? `${percent(value)}, ${number(panel.lift[state.patch], 2)} times an even share` : number(value, value % 1 ? 2 : 0);
+      return `${panel.title.toLowerCase()} ${words}`;
+    });
     at("patch").textContent = state.patch < 0 ? `${image.name}: no patch chosen.` : `${image.name}, patch in row ${row}, column ${col}: ${parts.join("; ")}.`;
   });
 }
