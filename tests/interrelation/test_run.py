@@ -268,10 +268,12 @@ def test_a_measure_of_ones_own_is_used_and_named(model, folder, tmp_path):
         assert pull["value"].abs().max() > 1e-3
 
 
-def test_the_gallery_shows_the_models_attention(model, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("siftlens.interrelation.gallery._ATTENTION_BYTES", 1)  # one layer at a time
+# One layer of one image at a time; of all images; everything at once.
+@pytest.mark.parametrize("budget", [1, 6 * HEADS * 36**2 * 4, 2**30])
+def test_the_gallery_shows_the_models_attention(model, folder, tmp_path, monkeypatch, budget):
+    monkeypatch.setattr("siftlens.interrelation.gallery._ATTENTION_BYTES", budget)
     with analysed(model, folder, tmp_path) as result:
-        image = result.gallery[0]
+        image = result.gallery[4]
     x = to_input([image.pixels], model.normalization, "cpu", torch.float32)
     with torch.no_grad():
         maps = attention_maps(model.module, x)

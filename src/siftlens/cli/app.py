@@ -12,6 +12,7 @@ import typer
 
 from siftlens import __version__
 from siftlens.cli.analyze import analyze
+from siftlens.cli.compare import compare
 from siftlens.cli.demo import demo
 
 app = typer.Typer(
@@ -20,10 +21,12 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 no image could be read, 2 bad input, 130 stopped by Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,  # a plain traceback is what a bug report needs
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(analyze)
 app.command()(demo)
+app.command()(compare)
 
 
 def _print_version(wanted: bool) -> bool:

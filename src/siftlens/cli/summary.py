@@ -49,7 +49,7 @@ def _effects(heads: pd.DataFrame) -> list[str]:
             "beyond other images' keypoints (q < 0.05). The largest, with 95 % intervals:",
             *(f"  {_effect(row)}" for _, row in relevant.head(_SHOWN).iterrows()),
         ]
-    lines.append(f"Significant, but too small to matter: {small} heads.")
+    lines.append(f"Significant, but too small to matter: {small} {'head' if small == 1 else 'heads'}.")
     return lines
 
 

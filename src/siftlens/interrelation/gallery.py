@@ -1,11 +1,13 @@
 """The few images that a person will look at: exact attention, small enough to keep."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
 from siftlens.attention import attention_maps
-from siftlens.core import TokenLayout
+from siftlens.core import PatchGrid, TokenLayout
 from siftlens.interrelation.forward import enough_memory, to_input
 from siftlens.interrelation.results import GalleryImage
 from siftlens.models import LoadedModel
@@ -14,11 +16,13 @@ from siftlens.patchmaps import Prepared
 _ATTENTION_BYTES = 512 * 2**20  # attention that may be held at once; at least one layer is
 
 
-def gallery_image(prepared: Prepared, model: LoadedModel, layout: TokenLayout, layers: int, heads: int) -> GalleryImage:
-    """One image with its keypoints, its concentration and its attention.
+def gallery_images(
+    images: Sequence[Prepared], model: LoadedModel, layout: TokenLayout, layers: int, heads: int
+) -> tuple[GalleryImage, ...]:
+    """Images with their keypoints, their concentration and their attention.
 
     Args:
-        prepared: the image.
+        images: the images.
         model: the model.
         layout: what stands at which token.
         layers: number of layers.
@@ -27,41 +31,57 @@ def gallery_image(prepared: Prepared, model: LoadedModel, layout: TokenLayout, l
     Raises:
         InputError: no memory left.
     """
-    x = to_input([prepared.pixels], model.normalization, model.device, model.dtype)
+    layer_bytes = heads * layout.tokens**2 * 4
+    at_once = max(1, min(len(images), _ATTENTION_BYTES // layer_bytes))
+    step = max(1, _ATTENTION_BYTES // (at_once * layer_bytes))
+    shown: list[GalleryImage] = []
+    for start in range(0, len(images), at_once):
+        part = images[start : start + at_once]
+        x = to_input([image.pixels for image in part], model.normalization, model.device, model.dtype)
+        from_cls, received = [], []
+        for first in range(0, layers, step):
+            with torch.no_grad(), enough_memory(len(part)):
+                maps = attention_maps(model.module, x, range(first, min(first + step, layers)))
+            for layer in sorted(maps):
+                patches = maps[layer][..., layout.prefix :]
+                received.append(patches[:, :, layout.prefix :].mean(dim=2).float().cpu().numpy())
+                if layout.class_tokens:
+                    from_cls.append(patches[:, :, 0].float().cpu().numpy())
+            del maps
+        of_image = [np.stack(found, axis=1) for found in (received, from_cls) if found]
+        shown += [_shown(image, layout, *maps) for image, *maps in zip(part, *of_image, strict=True)]
+    return tuple(shown)
+
+
+def _shown(
+    image: Prepared,
+    layout: TokenLayout,
+    received: Float[np.ndarray, "layer head patch"],
+    from_cls: Float[np.ndarray, "layer head patch"] | None = None,
+) -> GalleryImage:
     grid = layout.grid
-    step = max(1, _ATTENTION_BYTES // (heads * layout.tokens**2 * 4))
-    from_cls, received = [], []
-    for start in range(0, layers, step):
-        with torch.no_grad(), enough_memory(1):
-            maps = attention_maps(model.module, x, range(start, min(start + step, layers)))
-        for layer in sorted(maps):
-            patches = maps[layer][0, :, :, layout.prefix :]
-            received.append(patches[:, layout.prefix :].mean(dim=1).float().cpu().numpy())
-            if layout.class_tokens:
-                from_cls.append(patches[:, 0].float().cpu().numpy())
-        del maps
-    shape = (layers, heads, grid.rows, grid.cols)
-    shown, shown_scale = _quantise(np.stack(received).reshape(shape))
-    cls, cls_scale = _quantise(np.stack(from_cls).reshape(shape)) if from_cls else (None, None)
-    points = prepared.keypoints
+    points = image.keypoints
+    seen, seen_scale = _quantise(received, grid)
+    cls, cls_scale = (None, None) if from_cls is None else _quantise(from_cls, grid)
     return GalleryImage(
-        identity=prepared.identity,
-        pixels=prepared.pixels,
+        identity=image.identity,
+        pixels=image.pixels,
         keypoint_x=points.x,
         keypoint_y=points.y,
         keypoint_size=points.size,
-        concentration=prepared.weights,
+        concentration=image.weights,
         cls_attention=cls,
         cls_scale=cls_scale,
-        received=shown,
-        received_scale=shown_scale,
+        received=seen,
+        received_scale=seen_scale,
     )
 
 
 def _quantise(
-    maps: Float[np.ndarray, "layer head rows cols"],
+    maps: Float[np.ndarray, "layer head patch"], grid: PatchGrid
 ) -> tuple[UInt8[np.ndarray, "layer head rows cols"], Float[np.ndarray, "layer head"]]:
     """To 0-255 of each head's own largest value."""
-    scale = maps.max(axis=(2, 3))
-    safe = np.where(scale > 0, scale, 1)[:, :, None, None]
-    return np.rint(maps / safe * 255).astype(np.uint8), scale.astype(np.float32)
+    scale = maps.max(axis=2)
+    shares = maps / np.where(scale > 0, scale, 1)[:, :, None]
+    quantised = np.rint(255 * shares).astype(np.uint8).reshape(*scale.shape, grid.rows, grid.cols)
+    return quantised, scale.astype(np.float32)

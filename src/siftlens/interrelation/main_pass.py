@@ -145,7 +145,8 @@ class MainPass:
                 self._sums[group].add(record, drawn * (groups == group), self._pool_weights)
                 self._changed.add(group)
             self.facts["variables"] = list(record.variables)
-            self.spool.append(record.rows(), [_line(*pair) for pair in zip(images, outlier_tokens.tolist(), strict=True)])
+            lines = [_line(*pair) for pair in zip(images, outlier_tokens.tolist(), strict=True)]
+            self.spool.append(record.rows(), lines)
 
     def _commit(self, refs: int) -> None:
         with self.clock("commits"):

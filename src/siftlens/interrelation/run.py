@@ -17,7 +17,7 @@ from siftlens.core import InputError, TokenLayout
 from siftlens.data import ImageSource
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.files import write_arrays, write_images
-from siftlens.interrelation.gallery import gallery_image
+from siftlens.interrelation.gallery import gallery_images
 from siftlens.interrelation.main_pass import MainPass
 from siftlens.interrelation.provenance import hardware, versions
 from siftlens.interrelation.reference import reference_pool
@@ -110,11 +110,9 @@ def run(
             quarantine = pd.DataFrame(spool.quarantine_lines(), columns=["identity", "reason"], dtype=str)
     finally:
         spool.close()
-    gallery = []
     with clock("gallery"):
-        for number, image in enumerate(reference.gallery):
-            progress("gallery", number, len(reference.gallery))
-            gallery.append(gallery_image(image, model, layout, merged.sizes["layer"], merged.sizes["head"]))
+        progress("gallery", 0, len(reference.gallery))
+        gallery = gallery_images(reference.gallery, model, layout, merged.sizes["layer"], merged.sizes["head"])
         progress("gallery", len(gallery), len(gallery))
     info = RunInfo(
         settings=numbers | {"batch_size": settings.batch_size, "workers": settings.workers},
@@ -129,7 +127,7 @@ def run(
         covered=float(images["covered"].mean()),
     )
     arrays = xr.open_dataset(folder / "arrays.nc", engine="h5netcdf")
-    return Result(heads, arrays, images, quarantine, info, tuple(gallery), by_group)
+    return Result(heads, arrays, images, quarantine, info, gallery, by_group)
 
 
 def discard_progress(folder: Path) -> None:
