@@ -11,7 +11,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+PHOTOGRAPHS = (
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png"),
+    *("coins.png", "motorcycle_left.png", "rocket.jpg", "text.png"),
+)
 
 
 @pytest.fixture(autouse=True)
