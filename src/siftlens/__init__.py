@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from siftlens.keypoints import Keypoints, detect
     from siftlens.models import load_model
     from siftlens.patchmaps import concentration
-    from siftlens.study import Study, analyze, load_study
+    from siftlens.study import Study, analyze, compare, load_study
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ _HOME = {
     "keypoints": ["Keypoints", "detect"],
     "models": ["load_model"],
     "patchmaps": ["concentration"],
-    "study": ["Study", "analyze", "load_study"],
+    "study": ["Study", "analyze", "compare", "load_study"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -57,6 +57,7 @@ __all__ = [
     "TokenLayout",
     "analyze",
     "attention_maps",
+    "compare",
     "concentration",
     "detect",
     "load_model",
