@@ -174,6 +174,19 @@ def test_a_stopped_run_does_not_go_on_with_other_settings(model, folder, tmp_pat
     run(model, open_images(folder), replace(settings, batch_size=3), tmp_path, resume=True).arrays.close()
 
 
+def test_a_stopped_run_does_not_go_on_with_other_images(model, tmp_path):
+    images = tmp_path / "in"
+    images.mkdir()
+    for number in range(11):
+        Image.fromarray(draw(number)).save(images / f"{number:02}.png")
+    settings = Settings(batch_size=5, workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, open_images(images), settings, tmp_path, progress=Stop(5), commit_seconds=0)
+    Image.fromarray(draw(99)).save(images / "07.png")
+    with pytest.raises(InputError, match="the images have changed since the analysis in .* was begun; begin anew"):
+        run(model, open_images(images), settings, tmp_path, resume=True)
+
+
 def test_groups_are_analysed_apart(model, folder, plain, tmp_path):
     settings = Settings(batch_size=5, workers=0, group_by="folder")
     with analysed(model, folder, tmp_path, settings=settings) as result:

@@ -1,5 +1,6 @@
 """All images, batch by batch, into sums and records."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from siftlens.core import NothingReadableError, TokenLayout
+from siftlens.core import InputError, NothingReadableError, TokenLayout
 from siftlens.data import ImageSource
 from siftlens.interrelation.accumulate import Accumulator
 from siftlens.interrelation.bootstrap import image_weights
@@ -38,6 +39,9 @@ class MainPass:
         pool: the reference pool of null 1.
         spool: where it all goes.
         clock: told where the time goes.
+
+    Raises:
+        InputError: images of the reference pool are not those that the earlier run found.
     """
 
     def __init__(
@@ -46,6 +50,12 @@ class MainPass:
         self.model, self.layout, self.settings, self.pool = model, layout, settings, pool
         self.spool, self.clock = spool, clock
         self.facts: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds")} | spool.facts
+        contents = hashlib.blake2b("".join(pool.contents).encode(), digest_size=16).hexdigest()
+        if self.facts.setdefault("pool", contents) != contents:
+            raise InputError(
+                f"the images have changed since the analysis in {spool.folder.parent} was begun; begin anew in another "
+                "folder"
+            )
         self._pool_weights = image_weights(pool.contents, settings.seed)
         self._sums = {group: Accumulator.from_arrays(arrays) for group, arrays in spool.sums().items()}
         self._changed: set[str] = set()
