@@ -7,10 +7,8 @@ from siftlens.comparison import Comparison
 
 def compared(comparison: Comparison, out: Path) -> str:
     """The comparison in a few lines: where the page is, n, and in each study the layers that differ."""
-    lines = [
-        f"report     {out / 'index.html'}",
-        f"images     {comparison.images} in common, by {comparison.matched_by}",
-    ]
+    lines = [f"report     {out / 'index.html'}"]
+    lines.append(f"images     {comparison.images} in common, matched by {comparison.matched_by}")
     lines += ["", f"Pull toward keypoints, difference from {comparison.reference.name} (95 % intervals, q < 0.05):"]
     for study in comparison.studies[1:]:
         rows = comparison.rows(study.name, "semantic_pull")

@@ -35,7 +35,7 @@ def compare_results(studies: Mapping[str, Result]) -> Comparison:
         raise InputError(f"expected at least two studies to compare, got {len(studies)}")
     expect_same_meaning(studies)
     matched = match(studies)
-    names, results = list(studies), list(studies.values())
+    results = list(studies.values())
     described = tuple(_described(name, result, results[0]) for name, result in studies.items())
     depth = relative_depths(min(study.layers for study in described))
     statistics, notes = comparable(results)
@@ -58,16 +58,9 @@ def compare_results(studies: Mapping[str, Result]) -> Comparison:
     )
 
 
-_COLUMNS = ["study", "statistic", "unit", "depth", "layer", "value", "low", "high"] + [
-    "difference",
-    "difference_low",
-    "difference_high",
-    "se",
-    "p",
-    "q",
-    "n",
-    "significant",
-    "relevant",
+_COLUMNS = [
+    *("study", "statistic", "unit", "depth", "layer", "value", "low", "high"),
+    *("difference", "difference_low", "difference_high", "se", "p", "q", "n", "significant", "relevant"),
 ]
 
 

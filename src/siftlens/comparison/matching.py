@@ -32,8 +32,8 @@ class Match:
 def match(studies: Mapping[str, Result]) -> Match:
     """Finds the images that all studies have. Copies of an image within a study count once.
 
-    Images are recognised by the pixels that the model saw. Where models see them at different sizes no pixels agree,
-    and they are recognised by their name.
+    Images are recognised by the pixels that the model saw. Where models resize or crop differently no
+    pixels agree, and they are recognised by their name.
 
     Args:
         studies: by name.

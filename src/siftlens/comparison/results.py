@@ -48,7 +48,8 @@ class Comparison:
     Attributes:
         studies: the reference first.
         images: images that all studies have.
-        matched_by: "content" of the pixels that the models saw, or "name" where they saw them at different sizes.
+        matched_by: "content" of the pixels that the models saw, or "name" where they resize or crop
+            differently.
         table: a row per study, statistic and depth, with the columns
             study, statistic, unit;
             depth: 0 the first attention layer, 1 the last;

@@ -11,18 +11,10 @@ from siftlens.interrelation.results import Result
 
 TESTED = ("semantic_pull", "partial_pull", "assortativity", "cls_pull")
 DISTANCE = "root_mean_squared_distance"
-_DESCRIBED = (
-    "class_mass",
-    "register_mass",
-    "entropy",
-    DISTANCE,
-    "gradient_pull",
-    "centre_pull",
-    "fast_pull",
-    "orb_pull",
-)
+_RIVALS = ("gradient_pull", "centre_pull", "fast_pull", "orb_pull")
+_DESCRIBED = ("class_mass", "register_mass", "entropy", DISTANCE, *_RIVALS)
 _SOURCE = {DISTANCE: "mean_squared_distance"}  # in arrays.nc
-_SAME_TOKENS = ("entropy",)  # means another thing with another number of tokens
+_SAME_TOKENS = ("class_mass", "register_mass", "entropy")  # an even share depends on the number of tokens
 _SAME_SIZE = (DISTANCE,)  # px of the model's input
 
 

@@ -14,7 +14,8 @@ from siftlens.report.vocabulary import Statistic
 
 WIDTH, LEFT, RIGHT, INSET = 340, 44, 10, 12
 VALUES, DIFFERENCES = (10, 168), (200, 296)  # top and bottom of both parts
-HEIGHT = 330
+VALUE = ("value", "low", "high")
+CHANGE = ("difference", "difference_low", "difference_high")
 _LABELS = 13  # along the axis of depth
 
 
@@ -102,11 +103,12 @@ def figure(comparison: Comparison, statistic: Statistic, places: Sequence[str]) 
     """
     tables = [comparison.rows(study.name, statistic.key) for study in comparison.studies]
     count = len(places)
-    x = [
-        LEFT + INSET + (i / (count - 1) if count > 1 else 0.5) * (WIDTH - LEFT - RIGHT - 2 * INSET)
-        for i in range(count)
-    ]
-    every = math.ceil(count / _LABELS) if not comparison.aligned else math.ceil(count / 5)
+    start, end = LEFT + INSET, WIDTH - RIGHT - INSET
+    x = [float(at) for at in (np.linspace(start, end, count) if count > 1 else [(start + end) / 2])]
+    every = math.ceil(count / _LABELS)
+    along = tuple(Tick(at, "" if i % every else places[i].partition(" ")[2]) for i, at in enumerate(x))
+    if comparison.aligned and count > 1:
+        along = tuple(Tick(start + depth * (end - start), f"{depth:g}") for depth in (0, 0.25, 0.5, 0.75, 1))
     step = (x[1] - x[0]) if count > 1 else WIDTH - LEFT
     names = [study.name for study in comparison.studies]
     n = sorted({int(value) for table in tables for value in table["n"]})
@@ -115,19 +117,19 @@ def figure(comparison: Comparison, statistic: Statistic, places: Sequence[str]) 
         label=statistic.label,
         meaning=statistic.meaning,
         unit=f"effect, {statistic.axis}" if statistic.tested else statistic.axis,
-        values=_part(tables, ("value", "low", "high"), x, VALUES, least=RELEVANT if statistic.tested else 0),
+        values=_part(tables, VALUE, x, VALUES, least=RELEVANT if statistic.tested else 0),
         differences=_part(
             tables[1:],
-            ("difference", "difference_low", "difference_high"),
+            CHANGE,
             x,
             DIFFERENCES,
             least=1.5 * RELEVANT if statistic.tested else 0,
             first=1,
             shaded=statistic.tested,
         ),
-        places=tuple(Tick(at, "" if i % every else places[i].partition(" ")[2]) for i, at in enumerate(x)),
+        places=along,
         told=tuple((at - step / 2, step, _told(places[i], names, tables, i, statistic)) for i, at in enumerate(x)),
-        images=f"n = {n[0]} images" if len(n) == 1 else f"n = {n[0]} to {n[-1]} images",
+        images=f"n\u00a0=\u00a0{n[0] if len(n) == 1 else f'{n[0]} to {n[-1]}'} images",
     )
 
 
@@ -164,11 +166,8 @@ def _part(
         clear = table["significant"].to_numpy(bool)
         dots = tuple((x[i], y(value[i]), not clear[i]) for i in here) if first else ()
         curves.append(Curve(style_of(index + first), _path(points), _path(around, closed=True), dots))
-    return Part(
-        _ticks(low, high, y, wanted=4 if not first else 3),
-        tuple(curves),
-        (y(RELEVANT), y(-RELEVANT) - y(RELEVANT)) if shaded else None,
-    )
+    small = (y(RELEVANT), y(-RELEVANT) - y(RELEVANT)) if shaded else None
+    return Part(_ticks(low, high, y, wanted=4), tuple(curves), small)
 
 
 def style_of(study: int) -> str:
@@ -195,9 +194,9 @@ def _told(place: str, names: Sequence[str], tables: Sequence[pd.DataFrame], inde
     lines = [place]
     for name, table in zip(names, tables, strict=True):
         row = table.iloc[index]
-        lines.append(f"{name}: {_printed(row, ('value', 'low', 'high'), statistic.tested)} {statistic.unit}".rstrip())
+        lines.append(f"{name}: {_printed(row, VALUE, statistic.tested)} {statistic.unit}".rstrip())
         if np.isfinite(row["difference"]):
-            change = _printed(row, ("difference", "difference_low", "difference_high"), True)
+            change = _printed(row, CHANGE, True)
             lines.append(f"difference {change} {statistic.unit}, q = {row['q']:.3f}, n = {row['n']} images")
     return "\n".join(lines)
 

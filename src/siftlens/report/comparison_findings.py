@@ -4,6 +4,7 @@ A layer is said to differ only where the difference is clear (q < 0.05), and to 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,15 +17,27 @@ from siftlens.report.vocabulary import Statistic
 
 NAMED = 2  # places shown on each side
 FURTHEST = "The place whose interval reaches furthest: how large a difference may hide."
-# What a positive and a negative difference mean.
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What a difference is called: "VERB more OBJECT than ..."; `opening` goes before."""
+
+    verb: str
+    more: str
+    less: str
+    object: str
+    opening: str = ""
+
+
+_TOWARD = "toward keypoint-rich patches"
 _WORDS = {
-    "semantic_pull": ("pulls further toward keypoint-rich patches", "pulls less far"),
-    "partial_pull": (
-        "beyond what gradient energy and closeness to the centre explain, pulls further toward keypoint-rich patches",
-        "less far",
+    "semantic_pull": _Words("pulls", "further", "less far", _TOWARD),
+    "partial_pull": _Words(
+        "pulls", "further", "less far", _TOWARD, "Beyond what gradient energy and closeness to the centre explain, "
     ),
-    "assortativity": ("has patches attend more to patches of like concentration", "less"),
-    "cls_pull": ("has its class token pulled further toward keypoint-rich patches", "less far"),
+    "assortativity": _Words("has patches attend", "more", "less", "to patches of like concentration"),
+    "cls_pull": _Words("has its class token pulled", "further", "less far", _TOWARD),
 }
 
 
@@ -38,52 +51,44 @@ def comparison_findings(
         statistics: those with a null.
         places: what each place over depth is called.
     """
-    return tuple(
-        _finding(comparison.rows(study.name, statistic.key), study.name, comparison.reference.name, statistic, places)
-        for study in comparison.studies[1:]
-        for statistic in statistics
-    )
+    reference, *others = comparison.studies
+    found = []
+    for study in others:
+        for statistic in statistics:
+            finding = _finding(
+                comparison.rows(study.name, statistic.key), study.name, reference.name, statistic, places
+            )
+            found.append(finding if len(others) == 1 else replace(finding, title=f"{study.name}: {finding.title}"))
+    return tuple(found)
 
 
 def _finding(rows: pd.DataFrame, study: str, reference: str, statistic: Statistic, places: Sequence[str]) -> Finding:
     change = rows["difference"].to_numpy(np.float64)
     order = [int(i) for i in np.argsort(-np.abs(change), kind="stable") if np.isfinite(change[i])]
-    clear, relevant = rows["significant"].to_numpy(bool), rows["relevant"].to_numpy(bool)
-
-    def chosen(mask: np.ndarray) -> list[int]:
-        return [i for i in order if mask[i]]
-
-    def evidence(indices: Sequence[int]) -> tuple[Estimate, ...]:
-        return tuple(_estimate(rows, i, places[i], statistic.unit) for i in indices)
-
-    title = f"{statistic.label}: {study}"
-    unit = f" {statistic.unit}".rstrip()
-    up, down = chosen(clear & relevant & (change > 0)), chosen(clear & relevant & (change < 0))
-    small = chosen(clear & ~relevant)
-    if up or down:
-        more, less = _WORDS[statistic.key]
-        parts = [f"{more} than {reference} by at least {RELEVANT}{unit} in {where(up, places)}"] if up else []
-        if down:
-            less = less if up else more.replace("further", "less far").replace("more", "less")
-            than = "" if up else f" than {reference} by at least {RELEVANT}{unit}"
-            parts.append(f"{less}{than} in {where(down, places)}")
-        sentence = f"{study} {' and '.join(parts)} (q < {SIGNIFICANT})."
-        if small:
-            sentence += f" In {where(small, places)} it differs by less: too little to matter."
-        return Finding(title, sentence, evidence(up[:NAMED] + down[:NAMED]), statistic.key, "The largest differences.")
-    if small:
-        sentence = (
-            f"Where {study} differs from {reference}, in {where(small, places)}, it is by less than {RELEVANT}{unit}: "
-            "clear, but too small to matter."
-        )
-        return Finding(title, sentence, evidence(small[:NAMED]), statistic.key, "The largest differences.")
-    sentence = f"No layer differs: nowhere can {study} be told from {reference} (q ≥ {SIGNIFICANT})."
-    furthest = max(evidence(order), key=lambda estimate: estimate.reach, default=None)
-    return Finding(title, sentence, () if furthest is None else (furthest,), statistic.key, FURTHEST)
+    clear = [i for i in order if rows["significant"][i]]
+    words, unit = _WORDS[statistic.key], f" {statistic.unit}".rstrip()
+    if not clear:
+        sentence = f"No layer differs: nowhere can {study} be told from {reference} (q\u00a0≥\u00a0{SIGNIFICANT})."
+        estimates = [_estimate(rows, i, places[i], statistic.unit) for i in order]
+        furthest = sorted(estimates, key=lambda estimate: estimate.reach)[-1:]
+        return Finding(statistic.label, sentence, tuple(furthest), statistic.key, FURTHEST)
+    parts: list[str] = []
+    shown: list[int] = []
+    for sign, degree in ((1, words.more), (-1, words.less)):
+        side = [i for i in clear if np.sign(change[i]) == sign]
+        shown += side[:NAMED]
+        for relevant, size in ((True, ""), (False, f" by less than {RELEVANT}{unit}, too little to matter,")):
+            if here := [i for i in side if rows["relevant"][i] == relevant]:
+                what = degree if parts else f"{words.verb} {degree} {words.object} than {reference}"
+                parts.append(f"{what}{size} {where(here, places)}")
+    sentence = f"{words.opening}{study} {enumeration(parts)} (q\u00a0<\u00a0{SIGNIFICANT})."
+    evidence = tuple(_estimate(rows, i, places[i], statistic.unit) for i in shown)
+    note = "" if len(shown) == len(clear) else "The largest differences on each side."
+    return Finding(statistic.label, sentence, evidence, statistic.key, note)
 
 
 def where(indices: Sequence[int], places: Sequence[str]) -> str:
-    """Places as "layer 3", "layers 2 to 4 and 7" or "depths 0.36 to 0.55"."""
+    """Places as "in layer 3", "in layers 2 to 4 and 7" or "at depths 0.36 to 0.55"."""
     runs: list[list[int]] = []
     for index in sorted(indices):
         if runs and index == runs[-1][-1] + 1:
@@ -95,7 +100,7 @@ def where(indices: Sequence[int], places: Sequence[str]) -> str:
     words: list[str] = []
     for run in runs:
         words += [f"{names[run[0]]} to {names[run[-1]]}"] if len(run) > 2 else [names[index] for index in run]
-    return f"{kind}{'' if len(indices) == 1 else 's'} {enumeration(words)}"
+    return f"{'at' if kind == 'depth' else 'in'} {kind}{'' if len(indices) == 1 else 's'} {enumeration(words)}"
 
 
 def _estimate(rows: pd.DataFrame, index: int, place: str, unit: str) -> Estimate:

@@ -9,7 +9,7 @@ from siftlens import __version__
 from siftlens.comparison.results import Comparison
 from siftlens.comparison.values import DISTANCE, TESTED
 from siftlens.interrelation.inference import RELEVANT
-from siftlens.report.comparison_figures import Figure, figure, style_of, with_interval
+from siftlens.report.comparison_figures import CHANGE, VALUE, Figure, figure, style_of, with_interval
 from siftlens.report.comparison_findings import comparison_findings
 from siftlens.report.evidence import Finding
 from siftlens.report.numbers import count, number
@@ -44,15 +44,13 @@ class Table:
         label: of the statistic.
         unit: as an axis says it.
         columns: titles, the first of the rows' names.
-        rows: what each place is called, then its cells.
-        clear: per row, whether any of the studies differs clearly.
+        rows: what each place is called, and its cells: (text, whether it is a clear difference).
     """
 
     label: str
     unit: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    clear: tuple[bool, ...]
+    rows: tuple[tuple[str, tuple[tuple[str, bool], ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -139,16 +137,14 @@ def place_names(comparison: Comparison) -> tuple[str, ...]:
 def _lines(comparison: Comparison) -> tuple[StudyLine, ...]:
     lines = []
     for index, study in enumerate(comparison.studies):
+        shared = ", those of the reference" if index and study.shared_null else ""
         entries = (
             ("Model", study.model),
             ("Weights", study.weights),
             ("Layers × heads", f"{study.layers} × {study.heads}"),
             ("Input", f"{study.height} × {study.width} px, {study.rows} × {study.cols} patches"),
             ("Images", f"{count(study.images)}, {count(comparison.images)} of them in common"),
-            (
-                "Null maps",
-                f"{count(study.pool)}, seed {study.seed}" + (", shared" if index and study.shared_null else ""),
-            ),
+            ("Null maps", f"{count(study.pool)}, seed {study.seed}{shared}"),
         )
         lines.append(StudyLine(style_of(index), study.name, entries))
     return tuple(lines)
@@ -157,22 +153,18 @@ def _lines(comparison: Comparison) -> tuple[StudyLine, ...]:
 def _table(comparison: Comparison, statistic: Statistic, places: Sequence[str]) -> Table:
     reference, *others = comparison.studies
     first = comparison.rows(reference.name, statistic.key)
-    rows = [
-        [place, _interval(first, i, ("value", "low", "high"), signed=statistic.tested)]
-        for i, place in enumerate(places)
-    ]
-    clear = [False] * len(places)
+    cells = [[(_interval(first, i, VALUE, signed=statistic.tested), False)] for i in range(len(places))]
     columns = ["Depth" if comparison.aligned else "Layer", reference.name]
     for study in others:
         found = comparison.rows(study.name, statistic.key)
         columns += [study.name, "difference", "q", "n"]
-        for i, row in enumerate(rows):
-            row.append(_interval(found, i, ("value", "low", "high"), signed=statistic.tested))
-            row.append(_interval(found, i, ("difference", "difference_low", "difference_high"), signed=True))
+        for i, row in enumerate(cells):
             q = float(found["q"][i])
-            row += ["< 0.001" if q < 0.001 else number(q, 3), str(found["n"][i])]
-            clear[i] = clear[i] or bool(found["significant"][i])
-    return Table(statistic.label, statistic.axis, tuple(columns), tuple(map(tuple, rows)), tuple(clear))
+            row.append((_interval(found, i, VALUE, signed=statistic.tested), False))
+            row.append((_interval(found, i, CHANGE, signed=True), bool(found["significant"][i])))
+            row += [("< 0.001" if q < 0.001 else number(q, 3), False), (str(found["n"][i]), False)]
+    rows = tuple((place, tuple(row)) for place, row in zip(places, cells, strict=True))
+    return Table(statistic.label, statistic.axis, tuple(columns), rows)
 
 
 def _interval(rows: pd.DataFrame, index: int, columns: tuple[str, str, str], *, signed: bool) -> str:

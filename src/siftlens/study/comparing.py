@@ -24,7 +24,7 @@ def compare(studies: Sequence[Study | str | PathLike[str]], *, out: str | PathLi
     """Show what differs between the models, or checkpoints of one model, of two or more studies of the same images.
 
     Differences are paired: of every image's effect beyond null 1, mean over heads, its value in the first study is
-    subtracted. Images are matched by the pixels that the models saw, or by name where these are of different sizes.
+    subtracted. Images are matched by the pixels that the models saw, or by name where they resize or crop differently.
     Models of different depth are compared at the same relative depths.
 
     Args:
