@@ -18,7 +18,7 @@ _VERSION = 1  # of what is stored under a key
 _TABLE = "CREATE TABLE IF NOT EXISTS keypoints (key BLOB PRIMARY KEY, packed BLOB NOT NULL)"
 _PATIENCE = 30.0  # s, while another process writes
 _BATCH = 128  # images per write
-_PAGE = 16384  # bytes; an image takes about 2500, and the usual pages of 4096 would hold one
+_PAGE = 65536  # bytes; an image takes about 2500, and one that does not fit the rest of a page leaves it empty
 
 
 @final
