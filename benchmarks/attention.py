@@ -216,8 +216,8 @@ def memory_of(setting: Setting, arm: str) -> float:
         except torch.OutOfMemoryError:
             return math.inf
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    resident = machine.memory_mb("VmRSS")
     machine.reset_peak_memory()
+    resident = machine.memory_mb("VmRSS")
     run()
     return machine.memory_mb("VmHWM") - resident
 

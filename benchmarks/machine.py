@@ -1,5 +1,7 @@
 """What every benchmark shares: the machine's description, peak memory, and results written whole."""
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -35,7 +37,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def reset_peak_memory() -> None:
-    """Let the peak of resident memory start again from now (Linux)."""
+    """Give freed memory back to the system, and let the peak of resident memory start again from now (Linux)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -32,8 +32,8 @@ BATCH = 32
 def analyse(spec: str, images: str, limit: int) -> dict[str, float]:
     """Seconds and peak memory of one analysis, model loading apart."""
     model = siftlens.load_model(spec, random_init=spec != "demo")
-    before = machine.memory_mb("VmRSS")
     machine.reset_peak_memory()
+    before = machine.memory_mb("VmRSS")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
         study = siftlens.analyze(model, images, limit=limit, batch_size=BATCH, out=Path(out) / "study")

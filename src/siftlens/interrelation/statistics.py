@@ -5,7 +5,8 @@ them (prefix tokens and patches left out take the rest), z the image's map or a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ SEMANTIC, PARTIAL, ASSORTATIVITY, CLS = "semantic_pull", "partial_pull", "assort
 # Below this spread over queries (in SD of z) a correlation would be one with rounding noise.
 _LEAST_SPREAD = 1e-4
 _LEAST_Z_VARIANCE = 1e-6  # a difference of squares, exact to some 1e-7
+_CHUNK_BYTES = {"cpu": 4 * 2**20}  # of values at once
+_DEVICE_CHUNK = 512 * 2**20  # where launching a kernel costs more than its temporaries
+_PER_IMAGE = ("tested", "described", "level_mass", "cls_level_mass")
+_Batch = TypeVar("_Batch", LayerReading, MapBatch)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,25 @@ def layer_record(reading: LayerReading, maps: MapBatch, layout: TokenLayout) -> 
         maps: what it was read through.
         layout: where the patches stand among the tokens.
     """
+    # Some images at a time: what is computed on the way would otherwise outgrow the model's own activations.
+    bytes_of_one = reading.values[0].numel() * reading.values.element_size()
+    step = max(1, _CHUNK_BYTES.get(reading.values.device.type, _DEVICE_CHUNK) // bytes_of_one)
+    images = len(reading.values)
+    parts = [
+        _layer_record(_images_of(reading, part), _images_of(maps, part), layout)
+        for part in (slice(start, start + step) for start in range(0, images, step))
+    ]
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_IMAGE}
+    return parts[0] if len(parts) == 1 else replace(parts[0], **joined)
+
+
+def _images_of(batch: _Batch, images: slice) -> _Batch:
+    """Some of the images of a batch."""
+    fields = {name: value[images] for name, value in vars(batch).items() if isinstance(value, Tensor | np.ndarray)}
+    return replace(batch, **fields)
+
+
+def _layer_record(reading: LayerReading, maps: MapBatch, layout: TokenLayout) -> LayerRecord:
     levels = maps.levels.shape[-1]
     first_map = maps.channels.shape[-1] - maps.maps.shape[-1]
     values = reading.values[:, :, layout.prefix :]
