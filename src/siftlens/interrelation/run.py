@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ _IMAGE_COLUMNS = pa.schema(
         ("covered", pa.float32()),
         ("outlier_tokens", pa.int32()),
     ]
+)
+
+# What of a model's description the numbers depend on.
+_OF_MODEL = (
+    *("weights_hash", "dtype", "height", "width"),
+    *("resize", "resize_to", "interpolation", "mean", "std"),
 )
 
 Progress = Callable[[str, int, int], None]
@@ -79,16 +86,14 @@ def run(
     clock = Clock()
     _limit_groups(source, settings)
     layout = find_layout(model.module, _blank(model))
-    prepare = PrepareSettings(
-        preprocessing=model.preprocessing, grid=layout.grid, measure=settings.measure, rivals=True
-    )
+    prepare = PrepareSettings(model.preprocessing, layout.grid, measure=settings.measure)
     numbers = numbers_of(model, source, settings)
     spool = Spool(folder / SPOOL, numbers, resume=resume)
     try:
         with clock("pool"):
             reference = reference_pool(
                 source,
-                prepare,
+                replace(prepare, rivals=False),
                 seed=settings.seed,
                 workers=settings.workers,
                 cache=cache,
@@ -140,13 +145,11 @@ def numbers_of(model: LoadedModel, source: ImageSource, settings: Settings) -> d
     names = hashlib.blake2b(digest_size=16)
     for ref in source:
         names.update(ref.identity.encode("utf-8", "surrogateescape") + b"\0")
+    described = model.describe()
     return settings.numbers() | {
         "siftlens": __version__,
         "model": model.spec,
-        "weights": model.weights_hash,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "height": model.preprocessing.height,
-        "width": model.preprocessing.width,
+        **{name: described[name] for name in _OF_MODEL},
         "images": len(source),
         "names": names.hexdigest(),
     }

@@ -105,7 +105,9 @@ def analyze(
 
     def run_in(folder: Path) -> Result:
         with KeypointCache() if cache else nullcontext() as keypoints:
-            return run(loaded, source, settings, folder, resume=resume, cache=keypoints, progress=progress)
+            result = run(loaded, source, settings, folder, resume=resume, cache=keypoints, progress=progress)
+        asked = {"source": str(images) if isinstance(images, str | PathLike) else "in memory", "limit": limit}
+        return replace(result, run=replace(result.run, settings=asked | result.run.settings))
 
     if out is None:
         with tempfile.TemporaryDirectory(prefix="siftlens-") as scratch:
