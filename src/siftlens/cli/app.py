@@ -14,6 +14,7 @@ from siftlens import __version__
 from siftlens.cli.analyze import analyze
 from siftlens.cli.compare import compare
 from siftlens.cli.demo import demo
+from siftlens.cli.export import export
 
 app = typer.Typer(
     name="siftlens",
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(analyze)
 app.command()(demo)
 app.command()(compare)
+app.command()(export)
 
 
 def _print_version(wanted: bool) -> bool:

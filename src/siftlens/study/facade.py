@@ -2,12 +2,16 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import xarray as xr
 
 from siftlens.interrelation.results import Result, RunInfo
 from siftlens.study import storage
+
+if TYPE_CHECKING:
+    from siftlens.plots import Plots
 
 
 class Study:
@@ -49,6 +53,26 @@ class Study:
     def run(self) -> RunInfo:
         """How the analysis was run."""
         return self.result.run
+
+    @property
+    def plot(self) -> "Plots":
+        """Figures for a notebook: `.heads()`, `.levels()`, `.depth()`."""
+        from siftlens.plots import Plots  # not at import: matplotlib takes a while, and few need it
+
+        return Plots(self.result)
+
+    def export(self, folder: str | PathLike[str]) -> tuple[Path, ...]:
+        """Write every figure as SVG and PNG to FOLDER/figures, and the tables as CSV to FOLDER/tables.
+
+        Returns:
+            The files; those of an earlier export are replaced.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        from siftlens.plots import export
+
+        return export(self.result, Path(folder))
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the study: index.html, heads.parquet, images.parquet, arrays.nc, run.json, quarantine.csv, gallery.npz.
