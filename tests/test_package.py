@@ -13,7 +13,7 @@ import siftlens
 
 REPOSITORY = Path(__file__).parent.parent
 SOURCES = sorted((REPOSITORY / "src" / "siftlens").rglob("*.py"))
-HEAVY = {"cv2", "h5py", "numpy", "pandas", "plotly", "pyarrow", "scipy", "timm", "torch", "transformers", "xarray"}
+HEAVY = {"cv2", "h5py", "matplotlib", "numpy", "pandas", "pyarrow", "scipy", "timm", "torch", "transformers", "xarray"}
 
 
 def modules_after(code: str, *flags: str) -> tuple[set[str], str]:
