@@ -228,14 +228,15 @@ def test_an_image_that_kills_its_process_is_set_aside(folder: Path):
 @pytest.mark.parametrize(("images", "seconds"), [(0, 0.0), (0, 0.3), (20, 0.0)], ids=["at once", "starting", "working"])
 def test_control_c_ends_it_all_quietly(folder: Path, images: int, seconds: float):
     script = """
-import itertools, sys, time
+import itertools, signal, sys
 from siftlens.core import PatchGrid
 from siftlens.data import Preprocessing, open_images
 from siftlens.patchmaps import PrepareSettings, prepare_images
 refs = itertools.cycle(open_images(sys.argv[1]))
 settings = PrepareSettings(Preprocessing(91, 121), PatchGrid(7, 11, 13, 11))
-print("begin", flush=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 try:
+    print("begin", flush=True)
     for image in prepare_images(refs, settings, workers=2, cache=None):
         print("ready", flush=True)
 except KeyboardInterrupt:

@@ -85,7 +85,7 @@ _worker: _Worker
 
 def _begin(settings: PrepareSettings, cache: Path | None) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems where `in_order` cannot hold Ctrl-C back
     use_one_thread()
     _worker = _Worker(settings, KeypointCache(cache, read_only=True) if cache else None)
 
