@@ -124,9 +124,14 @@ def test_attention_is_fused(tmp_path):
 
 
 def test_weights_stored_in_half_precision_are_run_in_single(tmp_path):
-    directory("vit", tmp_path)
-    transformers.ViTForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
-    assert load_model(f"hf/{tmp_path}").dtype == torch.float32
+    """Rotary frequencies too, which are no weights."""
+    directory("dinov3", tmp_path)
+    transformers.DINOv3ViTModel.from_pretrained(tmp_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    model = load_model(f"hf/{tmp_path}")
+    assert model.dtype == torch.float32
+    x = torch.randn(2, 3, 20, 20)
+    expected = transformers.DINOv3ViTModel.from_pretrained(tmp_path, dtype=torch.float32).eval()(x)
+    torch.testing.assert_close(model.module(x), expected.last_hidden_state, rtol=0, atol=0)
 
 
 def test_classes_are_named_where_the_model_names_them(tmp_path):
@@ -184,9 +189,12 @@ def test_part_of_a_patch_is_refused(tmp_path):
 
 def test_settings_of_transformers_are_left_as_they_were(tmp_path):
     before = transformers.logging.get_verbosity()
+    directory("clip", tmp_path)
+    transformers.logging.set_verbosity_warning()
     transformers.utils.logging.enable_progress_bar()
-    load_model(f"hf/{directory('clip', tmp_path)}")
-    assert transformers.logging.get_verbosity() == before
+    load_model(f"hf/{tmp_path}")
+    assert transformers.logging.get_verbosity() == transformers.logging.WARNING
+    transformers.logging.set_verbosity(before)
     assert transformers.utils.logging.is_progress_bar_enabled()
 
 
@@ -219,7 +227,14 @@ STEPS = {
         (0.5,) * 3,
     ),
     "old crop": (
-        {"size": 32, "do_center_crop": True, "crop_size": 28, "do_normalize": False},
+        {
+            "size": 32,
+            "do_center_crop": True,
+            "crop_size": 28,
+            "do_normalize": False,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
         (28, 28, "shorter_side", 32, "bicubic"),
         (0.0,) * 3,
     ),

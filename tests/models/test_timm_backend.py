@@ -29,25 +29,17 @@ def _offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "vit_base_patch16_siglip_224", "resnet18"])
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "convnext_tiny.fb_in22k_ft_in1k_384", "resnet18"])
 def test_an_image_becomes_the_input_that_timm_would_make(name):
-    if name.endswith("siglip_224"):
-        pretrained = timm.get_pretrained_cfg(name).to_dict()
-        module = timm.create_model(name, depth=1, num_classes=0)
-        from siftlens.models.timm_backend import _preprocessing
-
-        config = resolve_data_config({}, pretrained_cfg=pretrained)
-        preprocessing, mean = _preprocessing(config, None), config["mean"]
-    else:
-        loaded = load_model(f"timm/{name}", random_init=True)
-        module, preprocessing, mean = loaded.module, loaded.preprocessing, loaded.normalization.mean
-    config = resolve_data_config({}, model=module)
-    assert mean == tuple(config["mean"])
+    model = load_model(f"timm/{name}", random_init=True)
+    config = resolve_data_config({}, model=model.module)
+    assert model.normalization.mean == tuple(config["mean"])
+    assert model.normalization.std == tuple(config["std"])
     noise = torch.randint(0, 256, (37, 53, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     image = Image.fromarray(noise.numpy()).resize((530, 370), Image.Resampling.BICUBIC)
     expected = create_transform(**config)(image) * torch.tensor(config["std"]).view(3, 1, 1)
     expected = (expected + torch.tensor(config["mean"]).view(3, 1, 1)) * 255
-    pixels = torch.from_numpy(preprocessing.apply(image).copy()).permute(2, 0, 1)
+    pixels = torch.from_numpy(model.preprocessing.apply(image).copy()).permute(2, 0, 1)
     torch.testing.assert_close(pixels.float(), expected, rtol=0, atol=0.01)
 
 
