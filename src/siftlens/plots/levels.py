@@ -44,7 +44,7 @@ def levels_figure(result: Result, layer: int | None, head: int | None) -> Figure
             cmap=colours, norm=scale, edgecolors="white", linewidth=1,
         )  # fmt: skip
         unclear = (low[row, column] <= 0) & (high[row, column] >= 0)
-        for query, key in np.argwhere(unclear):
+        for query, key in np.argwhere(unclear).tolist():
             hatch(axes, key, query)
         if across == 1:
             # Black or white, as reads better.

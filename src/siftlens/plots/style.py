@@ -42,7 +42,8 @@ def blank(width: float, height: float) -> StudyFigure:
 
 def diverging() -> Colormap:
     """Away, nothing, toward: -1, 0, 1."""
-    return LinearSegmentedColormap.from_list("siftlens_diverging", [*_shades(AWAY)[::-1], *_shades(TOWARD)[1:]])
+    shades = [*_shades(AWAY)[::-1], *_shades(TOWARD)[1:]]
+    return LinearSegmentedColormap.from_list("siftlens_diverging", shades, N=257)  # odd: 0 has a colour of its own
 
 
 def sequential() -> Colormap:
