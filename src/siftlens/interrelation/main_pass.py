@@ -20,6 +20,7 @@ from siftlens.interrelation.channels import map_batch
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.forward import outlier_patches, read_batch, to_input
 from siftlens.interrelation.inference import finalize
+from siftlens.interrelation.memory import give_back
 from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.reference import z_map
 from siftlens.interrelation.settings import Settings
@@ -163,6 +164,7 @@ class MainPass:
             self.facts["timings"] = dict(self.clock.seconds)
             self.spool.commit(refs, {group: self._sums[group].to_arrays() for group in self._changed}, self.facts)
             self._changed.clear()
+            give_back()
 
 
 def _line(image: Prepared, outlier_tokens: int) -> dict[str, Any]:
