@@ -286,6 +286,16 @@ def test_the_demos_photographs_come_with_scikit_image():
     assert [path.name for path in found] == list(PHOTOGRAPHS)
 
 
+def test_the_demo_runs_offline_on_what_is_installed(place):
+    result = siftlens_cli("demo", "--out", "demo")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("report     demo/index.html\nimages     18\nkeypoints  in ")
+    study = siftlens.load_study("demo")
+    study.arrays.close()
+    assert list(study.images["identity"]) == list(PHOTOGRAPHS)
+    assert study.run.settings["source"] == "demo/photographs.txt"
+
+
 def test_the_demo_says_what_to_install(place, monkeypatch):
     monkeypatch.setattr(demo_command, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"come with scikit-image; install it: pip install 'siftlens\[demo\]'"):

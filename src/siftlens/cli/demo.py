@@ -1,6 +1,5 @@
 """`siftlens demo`: the main job on photographs that are at hand, without network."""
 
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -46,13 +45,15 @@ def demo(
         photographs = find_photographs()
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.cli.summary import summary
+        from siftlens.data import atomic_path
         from siftlens.models import load_model
         from siftlens.study import analyze, expect_free
 
         expect_free(out, resume=False)
-        with tempfile.TemporaryDirectory() as scratch, shown(Console(stderr=True)) as progress:
-            listed = Path(scratch) / "photographs.txt"
-            listed.write_text("\n".join(map(str, photographs)), encoding="utf-8")
+        listed = out / "photographs.txt"
+        with atomic_path(listed) as path:
+            path.write_text("\n".join(map(str, photographs)) + "\n", encoding="utf-8")
+        with shown(Console(stderr=True)) as progress:
             study = analyze(load_model("demo"), listed, out=out, entropy=True, progress=progress)
         typer.echo(summary(study, out))
 
