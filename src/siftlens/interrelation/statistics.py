@@ -6,7 +6,7 @@ them (prefix tokens and patches left out take the rest), z the image's map or a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -75,7 +75,9 @@ def layer_record(reading: LayerReading, maps: MapBatch, layout: TokenLayout) -> 
 
 def _images_of(batch: _Batch, images: slice) -> _Batch:
     """Some of the images of a batch."""
-    fields = {name: value[images] for name, value in vars(batch).items() if isinstance(value, Tensor | np.ndarray)}
+    fields: dict[str, Any] = {
+        name: value[images] for name, value in vars(batch).items() if isinstance(value, Tensor | np.ndarray)
+    }
     return replace(batch, **fields)
 
 
