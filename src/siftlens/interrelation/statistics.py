@@ -69,7 +69,7 @@ def layer_record(reading: LayerReading, maps: MapBatch, layout: TokenLayout) -> 
         _layer_record(_images_of(reading, part), _images_of(maps, part), layout)
         for part in (slice(start, start + step) for start in range(0, images, step))
     ]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_IMAGE}
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_IMAGE}
     return parts[0] if len(parts) == 1 else replace(parts[0], **joined)
 
 
