@@ -29,5 +29,4 @@ def at_depths(
     below = np.floor(position).astype(np.int64)
     above = np.ceil(position).astype(np.int64)
     share = position - below
-    between = (1 - share) * values[:, below] + share * values[:, above]
-    return np.where(share == 0, values[:, below], between)
+    return (1 - share) * values[:, below] + share * values[:, above]
