@@ -26,8 +26,8 @@ def read(model, x, grid=None):
         ("swin_tiny_patch4_window7_224", "layers.0.blocks.0.attn: attention over windows of 49 tokens"),
         ("swinv2_cr_tiny_ns_224", "windows of 49 tokens"),
         ("xcit_nano_12_p16_224", "blocks.0.attn: .*channel attention"),
-        ("cait_xxs24_224", r"blocks.0.attn, .*softmax over 196 tokens is changed by"),
-        ("pvt_v2_b0", "stages.0.blocks.0.attn: expected prefix tokens, then one token per patch"),
+        ("cait_xxs24_224", "blocks.0.attn: the softmax's output is changed by"),
+        ("pvt_v2_b0", "stages.0.blocks.0.attn: the first attention is of 3136 queries over 49 keys"),
         ("vit_tiny_r_s16_p8_224", "one pixel moves .* of the 50 tokens before the first attention"),
         ("resnet18", "ResNet: expected a vision transformer, but no attention ran"),
         ("mixer_s32_224", "MlpMixer: expected a vision transformer, but no attention ran"),
@@ -193,5 +193,5 @@ def test_nan_weights_are_named():
     model = model_of(ZOO["timm-vit"])
     with torch.no_grad():
         model.blocks[0].attn.qkv.weight.fill_(torch.nan)
-    with pytest.raises(siftlens.CaptureError, match="keys are NaN or infinite"):
+    with pytest.raises(siftlens.CaptureError, match="values are NaN or infinite"):
         find_layout(model, images())

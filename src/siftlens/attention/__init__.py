@@ -2,7 +2,8 @@
 
 from siftlens.attention.layout import find_layout
 from siftlens.attention.maps import attention_maps
-from siftlens.attention.reading import LayerReading, Reading, observe, read_attention
+from siftlens.attention.reading import LayerReading, Reading
+from siftlens.attention.session import observe, read_attention
 from siftlens.attention.weights import WEIGHTINGS
 
 __all__ = [

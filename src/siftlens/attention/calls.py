@@ -75,11 +75,6 @@ class FusedCall:
         batch, heads, queries, _ = self.query.shape
         return batch, heads, queries, self.key.shape[2]
 
-    def key_change(self) -> Float[Tensor, "image key"]:
-        """How far each key of images 1.. lies from the same key of image 0."""
-        keys = _wide(self.key)
-        return (keys[1:] - keys[:1]).pow(2).sum(dim=(1, 3)).sqrt()
-
     def apply(self, weights: Float[Tensor, "batch #head key channel"]) -> Float[Tensor, "batch head query channel"]:
         """A @ W by further calls of the same kernel with W as the value, at the model's own head size."""
         size, channels = self.value.shape[-1], weights.shape[-1]
@@ -152,13 +147,11 @@ class EagerCall:
 
     Args:
         probabilities: A as the softmax returned it.
-        values: what A was multiplied with.
-        scores: what the softmax was given.
+        value: what A was multiplied with.
     """
 
     probabilities: Float[Tensor, "batch head query key"]
-    values: Float[Tensor, "batch head key dim"]
-    scores: Float[Tensor, "batch head query key"]
+    value: Float[Tensor, "batch head key dim"]
     backend: str = "eager"
 
     @property
@@ -166,11 +159,6 @@ class EagerCall:
         """(batch, head, query, key)."""
         batch, heads, queries, keys = self.probabilities.shape
         return batch, heads, queries, keys
-
-    def key_change(self) -> Float[Tensor, "image key"]:
-        """How far each key's scores of images 1.. lie from image 0's, as the median over queries."""
-        scores = _wide(self.scores)
-        return (scores[1:] - scores[:1]).abs().sum(dim=1).median(dim=1).values
 
     def apply(self, weights: Float[Tensor, "batch #head key channel"]) -> Float[Tensor, "batch head query channel"]:
         """A @ W."""
@@ -183,7 +171,7 @@ class EagerCall:
 
     def value_norm(self) -> Float[Tensor, "batch head key"]:
         """Norm of every value vector, per head."""
-        norm: Tensor = torch.linalg.vector_norm(_wide(self.values), dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(_wide(self.value), dim=-1)
         return norm
 
     def entropy(self) -> Float[Tensor, "batch head query"]:
@@ -201,3 +189,11 @@ class EagerCall:
 
 
 AttentionCall = FusedCall | EagerCall
+
+
+def token_change(
+    value: Float[Tensor, "#image head key dim"], other: Float[Tensor, "image head key dim"]
+) -> Float[Tensor, "image key"]:
+    """How far the value vectors of each token lie apart, over all heads: what a token holds, whoever asks it."""
+    change: Tensor = torch.linalg.vector_norm(_wide(value) - _wide(other), dim=(1, 3))
+    return change

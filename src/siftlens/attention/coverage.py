@@ -4,8 +4,8 @@ from collections import Counter
 
 from torch import nn
 
-from siftlens.attention.intercept import Interceptor
-from siftlens.attention.layout import no_attention
+from siftlens.attention.calls import AttentionCall
+from siftlens.attention.capture import Capture
 from siftlens.attention.modules import ModuleTracker
 from siftlens.core import CaptureError, TokenLayout
 
@@ -14,7 +14,7 @@ def refuse_unreadable(model: nn.Module) -> None:
     """Refuse, before anything runs, what would hide or change the attention.
 
     Raises:
-        CaptureError: a compiled or scripted model, or one in training mode.
+        CaptureError: a compiled or scripted model, or one in training mode, be it in a part.
     """
     kinds = {type(module).__name__ for module in model.modules()}
     hidden = kinds & {"OptimizedModule", "RecursiveScriptModule", "TopLevelTracedModule"}
@@ -23,70 +23,130 @@ def refuse_unreadable(model: nn.Module) -> None:
             f"{type(model).__name__}: a compiled or scripted model hides its operators ({', '.join(sorted(hidden))}); "
             "pass the model as it was before torch.compile or torch.jit"
         )
-    if model.training:
-        raise CaptureError(
-            f"{type(model).__name__} is in training mode; call model.eval() before reading its attention"
-        )
+    for name, module in model.named_modules():
+        if module.training:
+            raise CaptureError(
+                f"{name or type(model).__name__} is in training mode; call model.eval() before reading its attention"
+            )
 
 
-def classify(name: str, shape: tuple[int, int, int, int], layout: TokenLayout, images: int | None) -> bool:
-    """Whether an attention is a pooling head (True) or one over the tokens (False).
+class Roll:
+    """The attentions of one forward pass, each entered as a layer over the tokens or as a pooling head.
 
-    Raises:
-        CaptureError: neither: the attention is not over the whole grid.
+    Args:
+        layout: what stands at which token.
+        images: size of the batch; None where it cannot be told.
+
+    Attributes:
+        layers: number of layers so far.
     """
-    batch, _, queries, keys = shape
-    tokens, patches = layout.tokens, layout.grid.patches
-    if images is not None and batch != images:
-        raise CaptureError(
-            f"{name}: attention over windows of {keys} tokens ({batch} windows for {images} images); "
-            "only attention over the whole grid can be read"
-        )
-    if queries == keys == tokens:
-        return False
-    if keys in (tokens, patches) and queries != keys:
+
+    def __init__(self, layout: TokenLayout, images: int | None):
+        self.layers = 0
+        self._layout, self._images = layout, images
+        self._pooled: Counter[str] = Counter()  # queries of pooling heads, by module
+
+    def enter(self, tracker: ModuleTracker, call: AttentionCall) -> int | None:
+        """The layer's index in call order, or None for a pooling head.
+
+        Raises:
+            CaptureError: neither: the attention is not over the whole grid.
+        """
+        pooling = self._is_pooling(tracker.current, call)
+        layer = None if pooling else self.layers
+        self.layers += not pooling
+        tracker.mark_captured(layer)
+        return layer
+
+    def _is_pooling(self, name: str, call: AttentionCall) -> bool:
+        batch, _, queries, keys = call.shape
+        tokens, patches = self._layout.tokens, self._layout.grid.patches
+        if self._images is not None and batch != self._images:
+            raise CaptureError(
+                f"{name}: attention over windows of {keys} tokens ({batch} windows for {self._images} images); "
+                "only attention over the whole grid can be read"
+            )
+        if queries == keys == tokens:
+            return False
+        if keys not in (tokens, patches) or queries == keys:
+            raise CaptureError(
+                f"{name}: attention of {queries} queries over {keys} keys, but the model has {tokens} tokens "
+                f"({self._layout.prefix} prefix + {patches} patches); windowed, channel, reduced or text attention "
+                "cannot be read"
+            )
+        self._pooled[name] += queries
+        if self._pooled[name] == tokens:
+            raise CaptureError(
+                f"{name}: its {tokens} queries come in several calls; "
+                "use a model that asks for one layer's attention in one call"
+            )
         return True
-    raise CaptureError(
-        f"{name}: attention of {queries} queries over {keys} keys, but the model has {tokens} tokens "
-        f"({layout.prefix} prefix + {patches} patches); windowed, channel, reduced or text attention cannot be read"
+
+    def check(self, capture: Capture) -> None:
+        """Check after a forward pass that nothing was missed.
+
+        Raises:
+            CaptureError: names the modules whose attention was not captured.
+        """
+        ran = capture.tracker.ran
+        if not ran:
+            raise no_attention(capture)
+        if not self.layers:
+            raise CaptureError(
+                f"{ran[0][-1] if ran[0] else type(capture.model).__name__}: no attention from all tokens to all tokens "
+                "ran, only from other queries; expected a vision transformer's encoder"
+            )
+        sizes = (self._layout.tokens, self._layout.grid.patches)
+        unused = [record for record in capture.interceptor.unused_softmaxes() if record.keys in sizes]
+        if unused:
+            names = ", ".join(list(dict.fromkeys(record.module for record in unused))[:5])
+            changed = unused[0].altered_by or "another operator"
+            raise CaptureError(
+                f"{names}: the softmax over {unused[0].keys} tokens is changed by {changed} before it "
+                "meets the values; such attention cannot be read"
+            )
+        missed = list(dict.fromkeys([*capture.tracker.missed, *_silent_siblings(capture)]))
+        if missed:
+            foreign = [kernel for name, kernel in capture.interceptor.foreign.items() if name.startswith(tuple(missed))]
+            through = f" (it runs {foreign[0]})" if foreign else ""
+            raise CaptureError(
+                f"attention was read in {len(ran)} modules but not in {', '.join(missed[:5])}{through}; "
+                "make these blocks use torch's scaled_dot_product_attention, or a plain softmax and product"
+            )
+
+
+def no_attention(capture: Capture) -> CaptureError:
+    """The error for a forward pass without one readable attention: it names what looks like one."""
+    name, interceptor, missed = type(capture.model).__name__, capture.interceptor, capture.tracker.missed
+    if interceptor.foreign:
+        kernels = ", ".join(f"{module} ({kernel})" for module, kernel in list(interceptor.foreign.items())[:3])
+        return CaptureError(
+            f"{name}: attention runs in kernels from outside torch: {kernels}; "
+            "switch the model to torch's scaled_dot_product_attention"
+        )
+    unused = interceptor.unused_softmaxes()
+    if unused:
+        what = f"changed by {unused[0].altered_by}" if unused[0].altered_by else "not used as it is"
+        return CaptureError(
+            f"{unused[0].module}: the softmax's output is {what} before it meets the values "
+            "(talking heads, re-attention); such attention cannot be read"
+        )
+    if missed:
+        return CaptureError(
+            f"{name}: no softmax attention ran in {', '.join(missed[:3])}; "
+            "linear, pooling or compiled attention cannot be read"
+        )
+    return CaptureError(
+        f"{name}: expected a vision transformer, but no attention ran; "
+        "convolutional networks have none, and a compiled model hides it (pass the uncompiled one)"
     )
 
 
-def check(model: nn.Module, tracker: ModuleTracker, interceptor: Interceptor, layout: TokenLayout) -> None:
-    """Check after a forward pass that nothing was missed.
-
-    Raises:
-        CaptureError: names the modules whose attention was not captured.
-    """
-    if not tracker.ran:
-        raise no_attention(model, tracker, interceptor)
-    unused = [
-        record
-        for record in interceptor.unused_softmaxes()
-        if record.probabilities.shape[-1] in (layout.tokens, layout.grid.patches)
-    ]
-    if unused:
-        names = ", ".join(list(dict.fromkeys(record.module for record in unused))[:5])
-        changed = unused[0].altered_by or "another operator"
-        raise CaptureError(
-            f"{names}: the softmax over {unused[0].probabilities.shape[-1]} tokens is changed by {changed} before it "
-            "meets the values; such attention cannot be read"
-        )
-    missed = list(dict.fromkeys([*tracker.missed, *_silent_siblings(model, tracker)]))
-    if missed:
-        foreign = [kernel for module, kernel in interceptor.foreign.items() if module.startswith(tuple(missed))]
-        through = f" (it runs {foreign[0]})" if foreign else ""
-        raise CaptureError(
-            f"attention was read in {len(tracker.ran)} modules but not in {', '.join(missed[:5])}{through}; "
-            "make these blocks use torch's scaled_dot_product_attention, or a plain softmax and product"
-        )
-
-
-def _silent_siblings(model: nn.Module, tracker: ModuleTracker) -> list[str]:
+def _silent_siblings(capture: Capture) -> list[str]:
     """Blocks without a capture among like blocks that each have one: a layer that was skipped or hidden."""
-    captured = Counter(name for names in tracker.ran for name in names)
+    captured = Counter(name for names in capture.tracker.ran for name in names)
     silent = []
-    for parent_name, parent in model.named_modules():
+    for parent_name, parent in capture.model.named_modules():
         if not isinstance(parent, nn.ModuleList | nn.Sequential):
             continue
         names = {

@@ -4,15 +4,15 @@ A dispatch mode stands below autograd and sees the kernels that are really run: 
 or a softmax whose output multiplies the values. It passes everything through untouched.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from siftlens.attention.calls import AttentionCall, EagerCall, FusedCall
 from siftlens.core import CaptureError
@@ -27,45 +27,50 @@ _FUSED = {
     aten._scaled_dot_product_fused_attention_overrideable.default,
     aten._scaled_dot_product_attention_math_for_mps.default,
 }
-# Under inference mode composite operators arrive whole; these are taken apart to see the kernels inside.
-_COMPOSITE = {
-    aten.scaled_dot_product_attention.default,
-    aten._scaled_dot_product_attention_math.default,
-    aten.softmax.int,
-    aten.matmul.default,
-    aten.einsum.default,
-}
 _SOFTMAX = {aten._softmax.default, aten._safe_softmax.default}
 _PRODUCT = {aten.bmm.default, aten.mm.default}
 _HARMLESS = {  # a copy of the probabilities is still the probabilities
     aten._to_copy.default,
     aten.clone.default,
-    aten.dropout.default,
     aten._unsafe_view.default,
     aten._reshape_copy.default,
 }
 _FAST_PATHS = {aten._native_multi_head_attention.default, aten._transformer_encoder_layer_fwd.default}
 _TRUSTED_NAMESPACES = {"aten", "prim", "prims", "profiler", "torchvision"}
+_COMPOSITE = "CompositeImplicitAutograd"
 
 
 @dataclass
-class _Softmax:
-    """A softmax's output on its way to the values."""
+class Softmax:
+    """A softmax's output on its way to the values.
 
-    scores: Tensor
+    Attributes:
+        probabilities: the output.
+        module: name of the module that ran it.
+        keys: length of the axis that sums to one.
+        altered_by: the operator that made something else of it; empty for none.
+        readable: whether the output still holds rows of probabilities.
+    """
+
     probabilities: Tensor
     module: str
+    keys: int
     altered_by: str = ""
-    overwritten: bool = False
+    readable: bool = True
+    _holders: list[Tensor] = field(default_factory=list)  # keeps storages alive, so that no address is used again
 
     def is_plain(self, tensor: Tensor) -> bool:
-        """Whether a view or copy still holds the probabilities row by row, neither transposed nor cut."""
-        same = (
-            not self.overwritten
+        """Whether a view or copy holds the probabilities row by row, neither transposed, permuted nor cut."""
+        return (
+            self.readable
             and tensor.shape[-2:] == self.probabilities.shape[-2:]
             and tensor.numel() == self.probabilities.numel()
+            and tensor.is_contiguous()
         )
-        return same and (tensor.stride(-1) == 1 or tensor.shape[-1] == 1)
+
+    def hold(self, copy: Tensor) -> None:
+        """Keep a copy of the probabilities alive for as long as it is followed."""
+        self._holders.append(copy)
 
 
 class Interceptor(TorchDispatchMode):
@@ -80,26 +85,34 @@ class Interceptor(TorchDispatchMode):
         foreign: operators that come from outside torch, by the module that ran them.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, on_call: Callable[[AttentionCall], None], batch: int | None, where: Callable[[], str]):
         super().__init__()  # type: ignore[no-untyped-call]
         self.foreign: dict[str, str] = {}
         self._on_call = on_call
         self._batch = batch
         self._where = where
-        self._pending: dict[int, _Softmax] = {}  # by storage; the record keeps the storage alive
+        self._pending: dict[int, Softmax] = {}  # by address of the storage
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _COMPOSITE and torch.is_inference_mode_enabled():
-            with self:
-                return func.decompose(*args, **kwargs)
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return self._see_higher_order(func, args, kwargs)
+        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), _COMPOSITE
+        ):
+            with self:  # composite operators arrive whole; taken apart, as they are without inference mode
+                return func._op_dk(getattr(torch._C.DispatchKey, _COMPOSITE), *args, **kwargs)
         out = func(*args, **kwargs)
+        if self._pending:
+            self._follow(func, args, kwargs, out)
         if func in _FUSED:
             self._see_fused(func, args, kwargs)
         elif func in _SOFTMAX:
-            self._see_softmax(args, out)
+            self._see_softmax(out, args[1])
         elif func in _FAST_PATHS:
             raise CaptureError(
                 f"{self._where()}: torch's inference fast path hides its attention; "
@@ -107,17 +120,23 @@ class Interceptor(TorchDispatchMode):
             )
         elif func.namespace not in _TRUSTED_NAMESPACES:
             self.foreign[self._where()] = str(func)
-        if self._pending:
-            self._follow(func, args, out)
         return out
 
-    def unused_softmaxes(self) -> list[_Softmax]:
+    def unused_softmaxes(self) -> list[Softmax]:
         """Softmaxes whose output never multiplied values as it was."""
         return list({id(record): record for record in self._pending.values()}.values())
 
+    def _see_higher_order(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if "flex_attention" in str(func):
+            raise CaptureError(
+                f"{self._where()}: flex_attention changes its scores in code that cannot be read; switch the model "
+                "to scaled_dot_product_attention"
+            )
+        with self:
+            return func(*args, **kwargs)
+
     def _see_fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = (argument.name for argument in func._schema.arguments)
-        arguments = dict(zip(names, args, strict=False)) | kwargs
+        arguments = _by_name(func, args, kwargs)
         if arguments.get("dropout_p"):
             raise CaptureError(f"{self._where()}: attention runs with dropout; call model.eval() before reading it")
         if arguments.get("is_causal"):
@@ -126,32 +145,33 @@ class Interceptor(TorchDispatchMode):
             )
         self._on_call(FusedCall(func, arguments))
 
-    def _see_softmax(self, args: tuple[Any, ...], out: Tensor) -> None:
-        scores, dim = args[0], args[1]
-        if out.ndim >= 3 and dim % out.ndim == out.ndim - 1:
-            self._pending[_storage(out)] = _Softmax(scores, out, self._where())
+    def _see_softmax(self, out: Tensor, dim: int) -> None:
+        if out.ndim >= 3 or (out.ndim == 2 and out.shape[0] == out.shape[1]):
+            record = Softmax(out, self._where(), out.shape[dim])
+            if dim % out.ndim != out.ndim - 1:
+                record.readable, record.altered_by = False, f"running over axis {dim}"
+            self._pending[_storage(out)] = record
 
-    def _follow(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Follow probabilities through copies to the product with the values."""
+        for written in _written(func, args, kwargs):
+            if record := self._pending.get(_storage(written)):
+                record.readable, record.altered_by = False, str(func)
         for place, arg in enumerate(args):
             record = self._pending.get(_storage(arg)) if isinstance(arg, Tensor) else None
             if record is None:
                 continue
             shared = isinstance(out, Tensor) and _storage(out) == _storage(arg)
-            if func._schema.is_mutable and place == 0:
-                record.overwritten, record.altered_by = True, str(func)
-            elif func in _PRODUCT and place == 0 and record.is_plain(arg):
-                self._release(record)
+            if func in _PRODUCT and place == 0 and record.is_plain(arg):
+                self._pending = {key: other for key, other in self._pending.items() if other is not record}
                 self._on_call(self._eager(record, args[1]))
             elif func in _HARMLESS and record.is_plain(arg):
+                record.hold(out)
                 self._pending[_storage(out)] = record
             elif not shared:
-                record.altered_by = str(func)
+                record.altered_by = record.altered_by or str(func)
 
-    def _release(self, record: _Softmax) -> None:
-        self._pending = {key: other for key, other in self._pending.items() if other is not record}
-
-    def _eager(self, record: _Softmax, values: Tensor) -> EagerCall:
+    def _eager(self, record: Softmax, value: Tensor) -> EagerCall:
         probabilities = record.probabilities
         if probabilities.ndim == 3:  # (batch * head, query, key)
             if not self._batch or probabilities.shape[0] % self._batch:
@@ -164,41 +184,25 @@ class Interceptor(TorchDispatchMode):
         if probabilities.ndim != 4:
             raise CaptureError(
                 f"{record.module}: attention of shape {tuple(probabilities.shape)}; expected (batch, head, query, "
-                "key): windowed attention is not over the whole grid and cannot be read"
+                "key): windowed attention is not over the whole grid, and grouped heads cannot be told from windows"
             )
-        batch, heads, queries, keys = probabilities.shape
-        return EagerCall(
-            probabilities,
-            values.reshape(batch, heads, keys, -1),
-            record.scores.reshape(batch, heads, queries, keys),
-        )
+        batch, heads, _, keys = probabilities.shape
+        return EagerCall(probabilities, value.reshape(batch, heads, keys, -1))
 
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-_fast_path_lock = threading.Lock()
-_fast_path_users = 0
-_fast_path_before = True
+def _by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = (argument.name for argument in func._schema.arguments)
+    return dict(zip(names, args, strict=False)) | kwargs
 
 
-@contextmanager
-def without_fast_path() -> Iterator[None]:
-    """Turn off the inference fast paths of `nn.MultiheadAttention`, which hide their attention.
-
-    The switch is process-wide, so it is counted: the last reader to leave restores it.
-    """
-    global _fast_path_users, _fast_path_before
-    with _fast_path_lock:
-        if _fast_path_users == 0:
-            _fast_path_before = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)
-        _fast_path_users += 1
-    try:
-        yield
-    finally:
-        with _fast_path_lock:
-            _fast_path_users -= 1
-            if _fast_path_users == 0:
-                torch.backends.mha.set_fastpath_enabled(_fast_path_before)
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Float[Tensor, "..."]]:
+    """The tensors that an operator writes to."""
+    if not func._schema.is_mutable:
+        return []
+    given = _by_name(func, args, kwargs)
+    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [leaf for leaf in tree_leaves([given.get(name) for name in names]) if isinstance(leaf, Tensor)]

@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from siftlens.attention import coverage
 from siftlens.attention.calls import AttentionCall
-from siftlens.attention.intercept import Interceptor, without_fast_path
+from siftlens.attention.capture import Capture, capturing
+from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import find_layout
-from siftlens.attention.modules import ModuleTracker
 from siftlens.core import InputError
 
 
@@ -32,33 +31,21 @@ def attention_maps(
         CaptureError: attention that cannot be read or was missed.
         InputError: a layer that the model does not have.
     """
-    coverage.refuse_unreadable(model)
+    refuse_unreadable(model)
     wanted = None if layers is None else set(layers)
     layout = find_layout(model, x)
+    roll = Roll(layout, len(x))
     maps: dict[int, Tensor] = {}
-    calls = seen = 0
 
-    def keep(call: AttentionCall) -> None:
-        nonlocal calls, seen
-        calls += 1
-        pooling = coverage.classify(tracker.current, call.shape, layout, x.shape[0])
-        tracker.mark_captured()
-        if pooling:
-            return
-        if wanted is None or seen in wanted:
-            maps[seen] = call.attention()
-        seen += 1
+    def keep(capture: Capture, call: AttentionCall) -> None:
+        layer = roll.enter(capture.tracker, call)
+        if layer is not None and (wanted is None or layer in wanted):
+            maps[layer] = call.attention()
 
-    tracker = ModuleTracker(model, lambda: calls)
-    interceptor = Interceptor(keep, x.shape[0], lambda: tracker.current)
-    tracker.attach()
-    try:
-        with without_fast_path(), interceptor:
-            model(x)
-    finally:
-        tracker.detach()
-    coverage.check(model, tracker, interceptor, layout)
+    with capturing(model, len(x), keep) as capture:
+        model(x)
+    roll.check(capture)
     missing = sorted((wanted or set()) - maps.keys())
     if missing:
-        raise InputError(f"the model has layers 0 to {seen - 1}, got {', '.join(map(str, missing))}")
+        raise InputError(f"the model has layers 0 to {roll.layers - 1}, got {', '.join(map(str, missing))}")
     return maps

@@ -24,22 +24,21 @@ class ModuleTracker:
 
     Args:
         model: the model to follow.
-        captured: gives the number of attentions captured so far.
+        keep_norms: (batch, token) of the sequences whose tokens' norms are to be noted; None for no norms.
 
     Attributes:
         missed: names of the attention modules that ran without one capture inside, in order.
         ran: for every captured attention, the names of the modules around it, outermost first.
-        token_norms: for every captured attention, the norm of each token after the block around it,
-            (batch, token); None where no block's output has a token axis.
+        token_norms: by layer, the norm of each token after the block around it, (batch, token); a layer is
+            missing where no block's output has a token axis.
     """
 
     model: nn.Module
-    captured: Callable[[], int]
-    keep_norms: bool = False
+    keep_norms: tuple[int, int] | None = None
     missed: list[str] = field(default_factory=list)
     ran: list[tuple[str, ...]] = field(default_factory=list)
     token_norms: dict[int, Tensor] = field(default_factory=dict)
-    sequence: tuple[int, int] = (0, 0)
+    _layer: int | None = None
     _stack: list[_Frame] = field(default_factory=list)
     _handles: list[RemovableHandle] = field(default_factory=list)
 
@@ -64,13 +63,14 @@ class ModuleTracker:
         """Dotted name of the innermost module that is running; the model's class outside of all."""
         return self._stack[-1].name if self._stack else type(self.model).__name__
 
-    def mark_captured(self) -> None:
-        """Note where the attention that was just captured happened."""
+    def mark_captured(self, layer: int | None) -> None:
+        """Note where the attention that was just captured happened; the layer is None for a pooling head."""
         self.ran.append(tuple(frame.name for frame in self._stack))
+        self._layer = layer
 
     def _entering(self, name: str) -> Callable[[nn.Module, Any], None]:
         def enter(module: nn.Module, _args: Any) -> None:
-            self._stack.append(_Frame(name, module, self.captured()))
+            self._stack.append(_Frame(name, module, len(self.ran)))
 
         return enter
 
@@ -81,24 +81,23 @@ class ModuleTracker:
         if not self._stack:
             return
         frame = self._stack.pop()
-        inside = self.captured() - frame.captured_before
+        inside = len(self.ran) - frame.captured_before
         if inside == 0 and _ATTENTION_CLASS.search(type(module).__name__) and self._is_leaf_attention(module):
             self.missed.append(frame.name)
-        if inside == 1 and self.keep_norms:
-            self._note_norms(output)
+        if inside == 1 and self.keep_norms and self._layer is not None:
+            self._note_norms(self._layer, output, *self.keep_norms)
 
     def _is_leaf_attention(self, module: nn.Module) -> bool:
         """Whether no module inside is itself an attention: only the innermost one is named as missed."""
         inner = (child for child in module.modules() if child is not module)
         return not any(_ATTENTION_CLASS.search(type(child).__name__) for child in inner)
 
-    def _note_norms(self, output: Any) -> None:
+    def _note_norms(self, layer: int, output: Any, batch: int, tokens: int) -> None:
         tensor = output[0] if isinstance(output, tuple | list) and output else output
-        batch, tokens = self.sequence
         if not isinstance(tensor, Tensor) or tensor.ndim != 3:
             return
         if tensor.shape[:2] == (tokens, batch) and batch != tokens:
             tensor = tensor.transpose(0, 1)
         if tensor.shape[:2] == (batch, tokens):
             # The outermost module that still holds one attention only, the block, leaves last and wins.
-            self.token_norms[self.captured() - 1] = tensor.detach().float().norm(dim=-1)
+            self.token_norms[layer] = tensor.detach().float().norm(dim=-1)

@@ -1,0 +1,208 @@
+"""Reading attention while it runs: A @ W for every layer, and the model untouched."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from siftlens.attention.calls import AttentionCall
+from siftlens.attention.capture import Capture, capturing
+from siftlens.attention.coverage import Roll, refuse_unreadable
+from siftlens.attention.layout import given_grid, layout_of
+from siftlens.attention.reading import LayerReading, Reading
+from siftlens.attention.trial import Trial
+from siftlens.attention.weights import KeyWeights, mean_squared_distance
+from siftlens.core import CaptureError, InputError, PatchGrid, TokenLayout
+
+OnLayer = Callable[[int, LayerReading], None]
+_active = threading.local()
+
+
+@contextmanager
+def read_attention(
+    model: nn.Module,
+    channels: Float[Tensor, "*batch patch channel"],
+    *,
+    grid: PatchGrid | TokenLayout | None = None,
+    entropy: bool = False,
+    weighting: str = "attention",
+) -> Iterator[Reading]:
+    """Read every attention of the one forward pass that runs inside, through channels of weights on the keys.
+
+    A is never built where the model runs a fused kernel: A @ W is a further call of the same kernel with W as the
+    value. The model's output is bit-identical where it already calls fused attention, and agrees to rounding where
+    a fast path of `nn.MultiheadAttention` had to be turned off.
+
+    Args:
+        model: a PyTorch vision transformer in evaluation mode; any code that ends in torch's attention operators.
+        channels: weights W on the patches as keys, (patch, channel), or (batch, patch, channel).
+        grid: how the image is cut into patches; found on the model itself where it is called on images. A
+            `TokenLayout` also tells class tokens from registers, and is taken as it is: no trial runs.
+        entropy: also compute the entropy of every row, by one more call.
+        weighting: "attention", or "value_norm" to weight each key by the norm of its value vector.
+
+    Yields:
+        The reading; its `layers` are complete when the forward pass has returned.
+
+    Raises:
+        InputError: channels that do not fit.
+        CaptureError: attention that cannot be read or was missed, named by module; a second forward pass.
+
+    Example:
+        >>> with siftlens.read_attention(model, channels) as reading:
+        ...     logits = model(images)
+        >>> reading.layers[0].values.shape
+        torch.Size([2, 12, 197, 5])
+    """
+    reading = Reading()
+
+    def keep(_: int, layer: LayerReading) -> None:
+        reading.layers.append(layer)
+
+    with observe(model, channels, grid=grid, entropy=entropy, weighting=weighting, on_layer=keep, into=reading):
+        yield reading
+
+
+@contextmanager
+def observe(
+    model: nn.Module,
+    channels: Float[Tensor, "*batch patch channel"],
+    *,
+    on_layer: OnLayer,
+    grid: PatchGrid | TokenLayout | None = None,
+    entropy: bool = False,
+    weighting: str = "attention",
+    token_norms: bool = False,
+    into: Reading | None = None,
+) -> Iterator[Reading]:
+    """Like `read_attention`, but hand each layer over as soon as it is read, and keep none: memory stays flat."""
+    if getattr(_active, "session", None) is not None:
+        raise CaptureError("attention is being read already in this thread; leave that context first")
+    session = _Session(model, channels, grid, entropy, weighting, on_layer, token_norms, into or Reading())
+    _active.session = session
+    try:
+        with session.attached():
+            yield session.reading
+        session.expect_forward()
+    finally:
+        _active.session = None
+
+
+class _Session:
+    """One context: hooks on the root module switch the interceptor on for exactly one forward pass."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        channels: Tensor,
+        grid: PatchGrid | TokenLayout | None,
+        entropy: bool,
+        weighting: str,
+        on_layer: OnLayer,
+        token_norms: bool,
+        reading: Reading,
+    ):
+        refuse_unreadable(model)
+        self.model, self.channels, self.grid = model, channels, grid
+        self.entropy, self.weighting, self.on_layer = entropy, weighting, on_layer
+        self.token_norms, self.reading = token_norms, reading
+        self.thread = threading.get_ident()
+        self.running = ExitStack()
+        self.state = "waiting"  # then: probing, reading, done
+        self.capture: Capture
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        hooks = [
+            self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.model.register_forward_hook(self._finish),
+            self.model.register_forward_hook(self._switch_off, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.running.close()
+
+    def expect_forward(self) -> None:
+        if self.state == "waiting":
+            raise CaptureError("no forward pass of the model ran inside the context; call model(images) in it")
+        if self.state != "done":
+            raise CaptureError("the forward pass raised an error, so the reading is not complete; open a new context")
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self.thread:
+            raise CaptureError("the model was called from another thread than the one that reads it")
+        if self.state == "probing":
+            return
+        if self.state != "waiting":
+            raise CaptureError("a second forward pass in one reading; open a new context for every forward pass")
+        if torch._C._are_functorch_transforms_active():
+            raise CaptureError(
+                f"{type(model).__name__} runs inside a transform of torch.func (vmap, grad, jvp); call it outside"
+            )
+        self.state = "probing"
+        trial = Trial(model, args, kwargs)
+        batch = None if trial.images is None else len(trial.images)
+        layout = self.reading.layout = self._layout(trial)
+        self.state = "reading"
+        self.weights = KeyWeights(self.channels, layout, self.weighting)
+        if batch is not None and self.weights.batch not in (1, batch):
+            raise InputError(f"channels are for {self.weights.batch} images, but the model got {batch}")
+        self.roll = Roll(layout, batch)
+        self.capture = self.running.enter_context(
+            capturing(model, batch, self._on_call, keep_norms=(batch or 0, layout.tokens) if self.token_norms else None)
+        )
+
+    def _layout(self, trial: Trial) -> TokenLayout:
+        if isinstance(self.grid, TokenLayout):
+            return self.grid
+        if self.grid is not None:
+            return given_grid(trial, self.grid)
+        if trial.images is None:
+            raise CaptureError(
+                f"{type(trial.model).__name__} is not called on images (batch, channel, height, width); "
+                "pass grid=PatchGrid(rows, cols, patch_height, patch_width)"
+            )
+        return layout_of(trial)
+
+    def _finish(self, *_: Any) -> None:
+        if self.state == "reading":  # not called where the forward pass raised: its own error matters more
+            self.running.close()
+            self.roll.check(self.capture)
+            self.reading.token_norms = self.capture.tracker.token_norms
+            self.state = "done"
+
+    def _switch_off(self, *_: Any) -> None:
+        if self.state != "probing":
+            self.running.close()
+
+    def _on_call(self, capture: Capture, call: AttentionCall) -> None:
+        layout, weights = self.weights.layout, self.weights
+        batch, heads, queries, keys = call.shape
+        layer = self.roll.enter(capture.tracker, call)
+        if layer is None and keys == layout.grid.patches != layout.tokens:
+            weights = KeyWeights(self.channels, TokenLayout(layout.grid), self.weighting)
+        carried = weights.apply(call)
+        distance = (
+            carried.patch_mass.new_full((batch, heads, queries), torch.nan)
+            if layer is None
+            else mean_squared_distance(carried, layout)
+        )
+        reading = LayerReading(
+            capture.tracker.current,
+            carried.values,
+            carried.prefix_mass,
+            distance,
+            call.entropy() if self.entropy else None,
+            call.backend,
+        )
+        if layer is None:
+            self.reading.pool.append(reading)
+        else:
+            self.on_layer(layer, reading)

@@ -1,0 +1,123 @@
+"""Trial runs: the model as its user calls it, but on images of our own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from siftlens.attention.calls import AttentionCall, token_change
+from siftlens.attention.capture import Capture, capturing
+from siftlens.attention.coverage import Roll, no_attention
+from siftlens.core import CaptureError, TokenLayout
+
+_APART = 0.1  # share of a token's size that equal images may differ by: rounding, not another head's values
+
+
+class _Stop(BaseException):
+    """Ends a forward pass at its first attention; not an Exception, so that no model catches it."""
+
+
+class Trial:
+    """A model and the arguments of one call, of which the first tensor is the images.
+
+    Args:
+        model: the model.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Attributes:
+        images: (batch, channel, height, width); None where the model is called on something else.
+    """
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.model, self._args, self._kwargs = model, args, kwargs
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        self.images = first if first is not None and first.ndim == 4 else None
+
+    def noise(self, count: int) -> Float[Tensor, "image channel height width"]:
+        """Images of Gaussian noise, always the same, in the size, type and place of the call's own."""
+        assert self.images is not None
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, *self.images.shape[1:], generator=generator).to(self.images)
+
+    def first_attention(
+        self, images: Tensor | None = None, parameters: Mapping[str, Tensor] | None = None
+    ) -> tuple[AttentionCall, str]:
+        """Run up to the first attention and return that and its module's name.
+
+        Args:
+            images: in place of the call's own.
+            parameters: in place of the model's own, by name.
+
+        Raises:
+            CaptureError: no attention runs.
+        """
+        found: list[tuple[AttentionCall, str]] = []
+
+        def stop(capture: Capture, call: AttentionCall) -> None:
+            _, _, queries, keys = call.shape
+            lost = capture.interceptor.unused_softmaxes()
+            if any(queries != keys or record.keys == keys for record in lost):
+                raise no_attention(capture)  # the first that can be read, but not the first that ran
+            found.append((call, capture.tracker.current))
+            raise _Stop
+
+        try:
+            capture = self._run(images, stop, parameters or {})
+        except _Stop:
+            return found[0]
+        raise no_attention(capture)
+
+    def check_images_apart(self, layout: TokenLayout) -> None:
+        """Check on two equal images that every attention keeps images and heads on axes of their own.
+
+        A model may fold them into one axis, heads first, or attend along the batch: nothing in a shape shows it.
+
+        Raises:
+            CaptureError: equal images get different attention; attention that is not over the whole grid.
+        """
+        roll = Roll(layout, 2)
+
+        def compare(capture: Capture, call: AttentionCall) -> None:
+            roll.enter(capture.tracker, call)
+            first, second = call.value.split(1)
+            size = token_change(first, torch.zeros_like(first)).max()
+            if bool(token_change(first, second).max() > _APART * size):
+                raise CaptureError(
+                    f"{capture.tracker.current}: two equal images get different attention; expected (batch, head, "
+                    "query, key), or both in one axis with the batch first, and no random numbers; such attention "
+                    "cannot be read"
+                )
+
+        self._run(self.noise(1).repeat(2, 1, 1, 1), compare, {})
+
+    def _run(
+        self,
+        images: Tensor | None,
+        on_call: Callable[[Capture, AttentionCall], None],
+        parameters: Mapping[str, Tensor],
+    ) -> Capture:
+        args = tuple(self._replaced(argument, images) for argument in self._args)
+        kwargs = {name: self._replaced(argument, images) for name, argument in self._kwargs.items()}
+        batch = self.images if images is None else images
+        devices = [p.device for p in self.model.parameters() if p.device.type == "cuda"][:1]
+        with (
+            torch.random.fork_rng(devices),
+            torch.no_grad(),
+            capturing(self.model, None if batch is None else len(batch), on_call) as capture,
+        ):
+            functional_call(self.model, dict(parameters), args, kwargs)
+        return capture
+
+    def _replaced(self, argument: Any, images: Tensor | None) -> Any:
+        """An argument for other images: these themselves, or the first image's share of a batch."""
+        if images is None or self.images is None:
+            return argument
+        if argument is self.images:
+            return images
+        if isinstance(argument, Tensor) and argument.shape[:1] == self.images.shape[:1]:
+            return argument[:1].expand(len(images), *argument.shape[1:])
+        return argument
