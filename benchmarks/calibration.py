@@ -15,7 +15,6 @@ WORK gets the table and a line per run; the same command goes on from there.
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -68,14 +67,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "siftlens-calibration")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
     model = load_model(options.model)
+    work = options.work / f"{model.weights_hash[:12]}-{options.seed}"
+    work.mkdir(parents=True, exist_ok=True)
     size = model.preprocessing.height, model.preprocessing.width
     layout = find_layout(model.module, torch.zeros(1, 3, *size))
     prepared = read_images(options.images, model, layout.grid, options.seed)
-    table = cross_table(model, layout, prepared, options.work / "table.npy")
-    lines = replacement_runs(table, options.runs, options.seed, options.work / "runs.jsonl")
+    table = cross_table(model, layout, prepared, work / "table.npy")
+    lines = replacement_runs(table, options.runs, options.seed, work / "runs.jsonl")
     path = save_result(
         "calibration",
         {
@@ -85,7 +84,6 @@ def main() -> None:
             "heads": int(table.shape[1] * table.shape[2]),
             "replacement": summarize(lines),
             "content_free": content_free(layout.grid, prepared, options.seed),
-            "seconds": round(time.perf_counter() - started),
         },
     )
     print(path)
@@ -235,7 +233,7 @@ def summarize(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "runs": len(group),
             "share_p_below_05": round(float(np.mean([line["share"] for line in group])), 4),
             "sd_over_runs": round(float(np.std([line["share"] for line in group])), 4),
-            "runs_with_discovery": round(float(np.mean([line["any"] for line in group])), 4),
+            "runs_with_discovery": sum(line["any"] for line in group),
         }
         for (design, null, statistic), group in groups.items()
     ]
