@@ -1,9 +1,9 @@
-"""Take the documentation's pictures of reports, in headless Chromium.
+"""Take the README's picture of a report, in headless Chromium.
 
 Usage: python scripts/screenshots.py STUDY [--chromium /usr/bin/chromium]
 
-STUDY is a folder with a study of freely shared images, as `make demo` writes it to out/demo. Writes PNG files to
-docs/images.
+STUDY is a folder with a study of freely shared images, as `make demo` writes it to out/demo. Writes
+docs/images/report.png.
 """
 
 import argparse
@@ -13,20 +13,17 @@ from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 WIDTH, HEIGHT = 1280, 900
-SECTIONS = {"heads": "#heads", "head": "#head", "images": "#images"}
 
 
 def take(page: Page, study: Path) -> None:
-    """The top of the page, and each section that the documentation shows."""
+    """The section that shows images with keypoints, concentration and attention."""
     page.goto((study / "index.html").resolve().as_uri())
     page.wait_for_function("document.fonts.ready.then(() => true)")
-    page.screenshot(path=IMAGES / "report.png")
-    for name, selector in SECTIONS.items():
-        page.locator(selector).screenshot(path=IMAGES / f"report-{name}.png")
+    page.locator("#images").screenshot(path=IMAGES / "report.png")
 
 
 def main() -> None:
-    """Parse the command line and take the pictures."""
+    """Parse the command line and take the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
