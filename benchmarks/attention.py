@@ -7,7 +7,8 @@ Every arm but the plain forward pass computes all statistics of every layer and 
     python benchmarks/attention.py --device cuda        bfloat16, batches of 32, also 1024 px
 
 Speed: the arms take turns within one process; the median over rounds of the ratio to the plain forward pass.
-Memory: each arm alone in a fresh process, peak resident memory above the loaded model.
+Memory: each arm alone in a fresh process, peak resident memory of a second pass above the
+loaded model.
 Error: the largest difference of any statistic from the same model in float64 (`--error`, one image).
 """
 
@@ -116,7 +117,7 @@ def hf_model(setting: Setting) -> nn.Module:
 
 def from_map(attention: Tensor, work: Work, weights: KeyWeights, entropy: bool) -> LayerRecord:
     """All statistics of one layer from its attention, built by whoever built it."""
-    call = EagerCall(attention, attention, attention)
+    call = EagerCall(attention, attention)
     carried = weights.apply(call)
     reading = LayerReading(
         "",
@@ -208,13 +209,11 @@ ARMS: dict[str, Callable[[Setting], tuple[Work, Callable[[], Any]]]] = {
 def memory_of(setting: Setting, arm: str) -> float:
     """Peak memory of one arm above its loaded model, MB, on the device; infinite where it does not fit."""
     _, run = ARMS[arm](setting)
+    run()  # libraries claim their own buffers once
     if setting.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        try:
-            run()
-        except torch.OutOfMemoryError:
-            return math.inf
+        run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     machine.reset_peak_memory()
     resident = machine.memory_mb("VmRSS")
@@ -223,8 +222,11 @@ def memory_of(setting: Setting, arm: str) -> float:
 
 
 def memory_in_fresh_process(setting: str, arm: str) -> float:
-    command = [sys.executable, __file__, "--memory", setting, arm]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    done = subprocess.run([sys.executable, __file__, "--memory", setting, arm], capture_output=True, text=True)
+    if "OutOfMemoryError" in done.stderr:
+        return math.inf
+    done.check_returncode()
+    return float(json.loads(done.stdout))
 
 
 def largest_errors(setting: Setting) -> dict[str, float]:
