@@ -27,16 +27,8 @@ def depth_figure(panel: Panel, result: Result) -> Figure:
     verdicts = panel.verdicts[:, -1]
     for layer in layers[np.isfinite(mean)]:
         colour = INK if not statistic.tested else TOWARD if mean[layer] > 0 else AWAY
-        filled = verdicts[layer] != "unclear"
-        axes.plot(
-            layer,
-            mean[layer],
-            "o",
-            color=colour,
-            markerfacecolor=colour if filled else "white",
-            markersize=4.5,
-            zorder=5,
-        )
+        face = "white" if verdicts[layer] == "unclear" else colour
+        axes.plot(layer, mean[layer], "o", color=colour, markerfacecolor=face, markersize=4.5, zorder=5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("layer", fontsize=8, color=SOFT)
     axes.set_ylabel(statistic.axis, fontsize=8, color=SOFT)
