@@ -249,6 +249,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_ends_with_the_same_numbers(place):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"SLOW": "0.5"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     )
     deadline = time.monotonic() + 120
     while not Path("out/.progress/state.json").exists():

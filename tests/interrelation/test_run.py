@@ -337,8 +337,10 @@ def test_nan_in_the_output_is_refused_whatever_it_is_wrapped_in(folder, tmp_path
     ],
 )
 def test_a_batch_that_does_not_fit_says_what_to_do(folder, tmp_path, model, error):
-    def fail(_):
-        raise error
+    def fail(logits):
+        if len(logits) == 5:
+            raise error
+        return logits
 
     spoilt = replace(model, module=Spoilt(model.module, fail).eval())
     with pytest.raises(InputError, match="a batch of 5 images does not fit into memory; lower --batch-size"):
