@@ -29,4 +29,4 @@ def at_depths(
     below = np.floor(position).astype(np.int64)
     above = np.ceil(position).astype(np.int64)
     share = position - below
-    return (1 - share) * values[:, below] + share * values[:, above]
+    return np.asarray((1 - share) * values[:, below] + share * values[:, above])
