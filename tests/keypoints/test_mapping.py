@@ -72,9 +72,9 @@ def test_every_patch_corner_falls_into_the_patch_it_begins():
 
 def test_size_scales_by_the_geometric_mean_and_angles_turn_with_the_picture():
     point = keypoints_at([(40, 30)], angle=30.0)
-    mapped = map_keypoints(point, View(20, 10, 50, 40, width=100, height=40))
-    assert mapped.size[0] == pytest.approx(7 * np.sqrt(2.0))
-    assert mapped.angle[0] == pytest.approx(np.degrees(np.arctan2(np.sin(np.pi / 6), 2 * np.cos(np.pi / 6))))
+    mapped = map_keypoints(point, View(20, 10, 50, 40, width=100, height=120))
+    assert mapped.size[0] == pytest.approx(7 * np.sqrt(6.0))
+    assert mapped.angle[0] == pytest.approx(np.degrees(np.arctan2(3 * np.sin(np.pi / 6), 2 * np.cos(np.pi / 6))))
     flipped = map_keypoints(point, View(20, 10, 50, 40, width=50, height=40, flip=True))
     assert flipped.angle[0] == pytest.approx(150.0)
     assert flipped.response[0] == point.response[0]
