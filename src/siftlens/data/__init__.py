@@ -4,14 +4,26 @@ from siftlens.data.atomic import atomic_path, disk_errors
 from siftlens.data.decode import Unreadable, decode
 from siftlens.data.files import open_images
 from siftlens.data.pixels import as_pixels, content_hash
+from siftlens.data.planted import SPLITS, Material, Planted, PlantedImage, PlantedSplit
+from siftlens.data.planted_cues import CUES
+from siftlens.data.planted_drawn import DrawnMaterial
+from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from siftlens.data.sources import ImageRef, ImageSource
 
 __all__ = [
+    "CUES",
     "NORMALIZATIONS",
+    "SPLITS",
+    "DrawnMaterial",
+    "FolderMaterial",
     "ImageRef",
     "ImageSource",
+    "Material",
     "Normalization",
+    "Planted",
+    "PlantedImage",
+    "PlantedSplit",
     "Preprocessing",
     "Unreadable",
     "as_pixels",
