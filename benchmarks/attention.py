@@ -8,13 +8,15 @@ Every arm but the plain forward pass computes all statistics of every layer and 
 
 Speed: the arms take turns within one process; the median over rounds of the ratio to the plain forward pass.
 Memory: each arm alone in a fresh process, peak resident memory of a second pass above the
-loaded model.
+loaded model. "live": what is freed goes back to the system at once (MALLOC_MMAP_THRESHOLD_ fixed), so that the peak
+is what was needed at one time. "resident": the allocator as it comes, which keeps some of what was freed.
 Error: the largest difference of any statistic from the same model in float64 (`--error`, one image).
 """
 
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,8 +223,9 @@ def memory_of(setting: Setting, arm: str) -> float:
     return machine.memory_mb("VmHWM") - resident
 
 
-def memory_in_fresh_process(setting: str, arm: str) -> float:
-    done = subprocess.run([sys.executable, __file__, "--memory", setting, arm], capture_output=True, text=True)
+def memory_in_fresh_process(setting: str, arm: str, **environment: str) -> float:
+    command = [sys.executable, __file__, "--memory", setting, arm]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     if "OutOfMemoryError" in done.stderr:
         return math.inf
     done.check_returncode()
@@ -264,13 +267,15 @@ def timed(setting: Setting, run: Callable[[], Any]) -> Callable[[], Any]:
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     setting = ALL_SETTINGS[name]
-    memory = {arm: memory_in_fresh_process(name, arm) for arm in ARMS}
+    memory = {arm: memory_in_fresh_process(name, arm, MALLOC_MMAP_THRESHOLD_="131072") for arm in ARMS}
+    resident = {arm: memory_in_fresh_process(name, arm) for arm in ARMS}
     arms = {arm: timed(setting, build(setting)[1]) for arm, build in ARMS.items() if math.isfinite(memory[arm])}
     speed = machine.ratios(machine.take_turns(arms, rounds), "plain forward pass")
     for arm, row in speed.items():
         row["images_per_second"] = round(setting.batch / row["seconds"], 2)
         row["peak_memory_mb"] = round(memory[arm], 1)
         row["memory_ratio"] = round(memory[arm] / memory["plain forward pass"], 3)
+        row["resident_ratio"] = round(resident[arm] / resident["plain forward pass"], 3)
     return {
         "model": setting.timm_name,
         "pixels": setting.pixels,

@@ -51,11 +51,12 @@ def attention_table(result: Mapping[str, Any]) -> str:
             f"**{setting['model']}, {setting['pixels']} px, batch {setting['batch']}, {setting['tokens']} tokens** "
             f"({setting['rounds']} rounds; largest error against float64: siftlens {error['siftlens']:.0e}, "
             f"layer by layer {error['layer by layer']:.0e})\n\n"
-            "| | images/s | time | memory, MB | memory |\n|---|---:|---:|---:|---:|"
+            "| | images/s | time | live memory, MB | live memory | resident memory |\n|---|---:|---:|---:|---:|---:|"
         )
         parts[-1] += "".join(
             f"\n| {arm} | {row['images_per_second']:.2f} | {row['ratio']:.2f}x"
-            f" ({row['lowest']:.2f}-{row['highest']:.2f}) | {row['peak_memory_mb']:.0f} | {row['memory_ratio']:.2f}x |"
+            f" ({row['lowest']:.2f}-{row['highest']:.2f}) | {row['peak_memory_mb']:.0f} | {row['memory_ratio']:.2f}x"
+            f" | {row['resident_ratio']:.2f}x |"
             for arm, row in setting["arms"].items()
         )
     return "\n\n".join([*parts, source(result)])

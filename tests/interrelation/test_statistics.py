@@ -188,6 +188,14 @@ def test_stacked_records_keep_image_layer_and_head_apart():
     assert rows[0, batch.variables.index("orb_pull"), 1, 1] == records[1].described[0, 1, -1].item()
 
 
+def test_a_record_keeps_no_part_of_the_values_alive():
+    layout, _, maps, attention = problem()
+    record = layer_record(slow.quick_reading(attention, maps, layout), maps, layout)
+    for name in ("tested", "described", "level_mass", "cls_level_mass"):
+        statistic = getattr(record, name)
+        assert statistic.untyped_storage().nbytes() == statistic.numel() * statistic.element_size(), name
+
+
 def test_layers_of_unequal_heads_are_refused_by_name():
     layout, _, maps, attention = problem()
     whole = layer_record(slow.quick_reading(attention, maps, layout), maps, layout)

@@ -104,7 +104,7 @@ class FusedCall:
             return torch.cat(rows, dim=-1)
         centre = key.mean(dim=2, keepdim=True)
         mean_key, lse = _LSE_KERNEL[query.device.type](query, key, key - centre, self.scale)
-        return lse - self.scale * (query * (mean_key + centre)).sum(dim=-1)
+        return lse - self.scale * mean_key.add_(centre).mul_(query).sum(dim=-1)
 
     def attention(self) -> Float[Tensor, "batch head query key"]:
         """The attention itself, in float32 or wider: for a few images only."""

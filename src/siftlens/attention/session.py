@@ -41,7 +41,8 @@ def read_attention(
         model: a PyTorch vision transformer in evaluation mode; any code that ends in torch's attention operators.
         channels: weights W on the patches as keys, (patch, channel), or (batch, patch, channel).
         grid: how the image is cut into patches; found on the model itself where it is called on images. A
-            `TokenLayout` also tells class tokens from registers, and is taken as it is: no trial runs.
+            `TokenLayout` also tells class tokens from registers, and is taken as it is. Otherwise each context costs
+            trial runs of some three images: in a loop, pass the first `reading.layout` to the contexts that follow.
         entropy: also compute the entropy of every row, by one more call.
         weighting: "attention", or "value_norm" to weight each key by the norm of its value vector.
 
@@ -188,6 +189,7 @@ class _Session:
         layer = self.roll.enter(capture.tracker, call)
         if layer is None and keys == layout.grid.patches != layout.tokens:
             weights = KeyWeights(self.channels, TokenLayout(layout.grid), self.weighting)
+        entropy = call.entropy() if self.entropy else None  # first: its temporaries are gone before A @ W is there
         carried = weights.apply(call)
         distance = (
             carried.patch_mass.new_full((batch, heads, queries), torch.nan)
@@ -199,7 +201,7 @@ class _Session:
             carried.values,
             carried.prefix_mass,
             distance,
-            call.entropy() if self.entropy else None,
+            entropy,
             call.backend,
         )
         if layer is None:

@@ -69,8 +69,9 @@ def layer_record(reading: LayerReading, maps: MapBatch, layout: TokenLayout) -> 
         _layer_record(_images_of(reading, part), _images_of(maps, part), layout)
         for part in (slice(start, start + step) for start in range(0, images, step))
     ]
+    # Joined even where there is one part: a copy does not keep the layer's values alive, as a view would.
     joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_IMAGE}
-    return parts[0] if len(parts) == 1 else replace(parts[0], **joined)
+    return replace(parts[0], **joined)
 
 
 def _images_of(batch: _Batch, images: slice) -> _Batch:
