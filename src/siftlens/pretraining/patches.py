@@ -1,0 +1,45 @@
+"""Images as rows of pixels per patch, and where patches lie."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from siftlens.core import PatchGrid
+
+
+def patchify(
+    images: Float[Tensor, "batch channel height width"], grid: PatchGrid
+) -> Float[Tensor, "batch patch values"]:
+    """Cut images into patches, row-major; values are ordered as a convolution's weights are: channel, y, x."""
+    cut = images.unflatten(2, (grid.rows, grid.patch_height)).unflatten(4, (grid.cols, grid.patch_width))
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpatchify(
+    patches: Float[Tensor, "batch patch values"], grid: PatchGrid
+) -> Float[Tensor, "batch channel height width"]:
+    """Put patches together again."""
+    cut = patches.unflatten(2, (-1, grid.patch_height, grid.patch_width)).unflatten(1, (grid.rows, grid.cols))
+    return cut.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def take(
+    values: Float[Tensor, "batch patch channel"], index: Int64[Tensor, "batch taken"]
+) -> Float[Tensor, "batch taken channel"]:
+    """The rows of each image that an index names."""
+    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def sines(grid: PatchGrid, width: int) -> Float[Tensor, "patch {width}"]:
+    """Position embedding of sines and cosines: a quarter of the channels each for sin x, cos x, sin y, cos y.
+
+    Source: Vaswani et al. 2017, in two directions as in MAE (He et al. 2022).
+
+    Args:
+        grid: the patches.
+        width: channels, a multiple of 4.
+    """
+    rates = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    place = torch.cartesian_prod(torch.arange(grid.rows), torch.arange(grid.cols))
+    down, right = (place[:, axis, None] * rates for axis in (0, 1))
+    return torch.cat([right.sin(), right.cos(), down.sin(), down.cos()], dim=1).float()
