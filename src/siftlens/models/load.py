@@ -1,5 +1,8 @@
 """`load_model`: one spec string for every kind of model."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -88,6 +91,7 @@ def load_model(
         weights_hash=weights_hash,
         classes=built.classes,
         weights=f"random, seed {seed}" if random_init else "pretrained" if weights is None else str(weights),
+        size=height_width,
         notes=built.notes,
     )
 
@@ -100,8 +104,21 @@ def _build(backend: str, request: Request) -> Built:
             raise
         extra = _EXTRAS[error.name]
         raise ModelError(f"{backend}/{request.name} needs {error.name}: pip install 'siftlens[{extra}]'") from error
-    built: Built = module.build(request)
+    with _quiet_hub():
+        built: Built = module.build(request)
     return built
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the retries of a download off the terminal: what matters of them is in the one error at their end."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _parse(spec: str) -> tuple[str, str]:

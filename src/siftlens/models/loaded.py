@@ -65,6 +65,7 @@ class LoadedModel:
         weights_hash: `hash_weights` of the module before it was cast.
         classes: names of the logits, where known.
         weights: where they come from.
+        size: input height and width, px, that were asked for; None where they are the model's own.
         notes: what had to be assumed.
     """
 
@@ -76,6 +77,7 @@ class LoadedModel:
     weights_hash: str
     classes: tuple[str, ...] | None = None
     weights: str = "as given"
+    size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,6 +105,7 @@ class LoadedModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "height": self.preprocessing.height,
             "width": self.preprocessing.width,
+            "size": None if self.size is None else list(self.size),
             "resize": self.preprocessing.resize,
             "resize_to": self.preprocessing.resize_to,
             "interpolation": self.preprocessing.interpolation,

@@ -1,0 +1,56 @@
+"""The command line that runs an analysis again, rebuilt from what was recorded of it."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from siftlens.interrelation.results import RunInfo
+from siftlens.patchmaps import MEASURES
+
+_DEFAULTS = {"measure": "count", "weighting": "attention", "seed": 0, "batch_size": 32}
+_FLAGS = ("entropy", "exclude_outliers")
+_OPTIONS = ("limit", "group_by", "measure", "weighting", "seed", "batch_size", "workers")
+
+
+def command(run: RunInfo) -> str | None:
+    """`siftlens analyze ...` with the model, images and settings of a run, ready for a shell.
+
+    Args:
+        run: how the analysis was run.
+
+    Returns:
+        The command, into a folder DIR; None where no command does the same: images in memory, a model or a measure
+        that is code of the caller's own, another normalisation than the model's,
+        random weights of another seed.
+    """
+    asked, model = run.settings, run.model
+    if not {"source", "normalize"} <= set(asked) or not {"spec", "weights", "size", "device", "dtype"} <= set(model):
+        return None
+    own_code = model["weights"] == "as given" or asked.get("measure") not in MEASURES
+    if own_code or asked["source"] == "in memory" or asked["normalize"] != "as loaded":
+        return None
+    if str(model["weights"]).startswith("random") and model["weights"] != f"random, seed {asked.get('seed')}":
+        return None
+    words = ["siftlens", "analyze", "--model", model["spec"], "--images", asked["source"], "--out", "DIR"]
+    words += _of_model(model)
+    for name in _OPTIONS:
+        if asked.get(name) not in (None, _DEFAULTS.get(name)):
+            words += [f"--{name.replace('_', '-')}", str(asked[name])]
+    words += [f"--{name.replace('_', '-')}" for name in _FLAGS if asked.get(name)]
+    return shlex.join(words)
+
+
+def _of_model(model: Mapping[str, Any]) -> list[str]:
+    """Options that say how the model was loaded."""
+    words: list[str] = []
+    if str(model["weights"]).startswith("random"):
+        words.append("--random-init")
+    elif model["weights"] != "pretrained":
+        words += ["--weights", str(model["weights"])]
+    if model["size"] is not None:
+        words += ["--size", "x".join(map(str, model["size"]))]
+    if model["device"] != "cpu":
+        words += ["--device", str(model["device"])]
+    if model["dtype"] != "float32":
+        words += ["--dtype", str(model["dtype"])]
+    return words
