@@ -7,7 +7,7 @@ from scipy import stats
 
 from siftlens.core import InputError
 from siftlens.pretraining.masking import POLICIES, MaskPolicy, ranks, zscore
-from siftlens.pretraining.randomness import image_keys, uniform
+from siftlens.pretraining.randomness import Purpose, image_keys, uniform
 
 BATCH, PATCHES = 53, 97
 
@@ -37,7 +37,7 @@ def masked(policy: MaskPolicy, concentration: torch.Tensor, progress: float = 1.
 
 def test_uniform_numbers_are_splitmix64():
     golden = 0x9E3779B97F4A7C15
-    found = uniform(torch.tensor([5, -11]), 3, 7)
+    found = uniform(torch.tensor([5, -11]), Purpose.TIES, 7)
     for row, key in enumerate((5, -11)):
         stream = splitmix(key + 3 * golden)
         expected = [((splitmix(stream + (n + 1) * golden) >> 11) + 0.5) * 2.0**-53 for n in range(7)]

@@ -15,6 +15,7 @@ from siftlens.cli.analyze import analyze
 from siftlens.cli.compare import compare
 from siftlens.cli.demo import demo
 from siftlens.cli.export import export
+from siftlens.cli.keypoints import keypoints
 
 app = typer.Typer(
     name="siftlens",
@@ -29,6 +30,7 @@ app.command()(analyze)
 app.command()(demo)
 app.command()(compare)
 app.command()(export)
+app.command()(keypoints)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -3,12 +3,14 @@
 from siftlens.keypoints.cache import KeypointCache
 from siftlens.keypoints.corners import fast_corners, orb_corners
 from siftlens.keypoints.luma import luma, use_one_thread
-from siftlens.keypoints.mapping import View, map_keypoints, map_positions, within
-from siftlens.keypoints.points import Keypoints
+from siftlens.keypoints.mapping import View, map_keypoints, map_positions
+from siftlens.keypoints.points import Keypoints, steps_per_pixel
 from siftlens.keypoints.sift import SiftSettings, detect, detect_with
+from siftlens.keypoints.store import KeypointStore
 
 __all__ = [
     "KeypointCache",
+    "KeypointStore",
     "Keypoints",
     "SiftSettings",
     "View",
@@ -19,6 +21,6 @@ __all__ = [
     "map_keypoints",
     "map_positions",
     "orb_corners",
+    "steps_per_pixel",
     "use_one_thread",
-    "within",
 ]

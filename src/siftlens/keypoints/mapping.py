@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from siftlens.core import InputError
 from siftlens.keypoints.points import Keypoints
@@ -69,8 +69,8 @@ def map_keypoints(keypoints: Keypoints, view: View) -> Keypoints:
 
 def map_positions(
     position: Float[np.ndarray, " point"],
-    start: float | Float[np.ndarray, " point"],
-    scale: float | Float[np.ndarray, " point"],
+    start: float | Real[np.ndarray, " point"],
+    scale: float | Real[np.ndarray, " point"],
     extent: int,
     flip: bool | Bool[np.ndarray, " point"],
 ) -> Float[np.ndarray, " point"]:

@@ -50,7 +50,7 @@ def pack(keypoints: Keypoints) -> bytes:
     Positions are kept to 1/32 px (images beyond 2047 px: proportionally coarser), sizes and responses to 11 bits,
     angles to 1/256 turn. Packing again what was unpacked loses nothing.
     """
-    steps = _steps(keypoints.height, keypoints.width)
+    steps = steps_per_pixel(keypoints.height, keypoints.width)
     whole = {
         "x": np.rint(keypoints.x * steps),
         "y": np.rint(keypoints.y * steps),
@@ -78,7 +78,7 @@ def unpack(packed: bytes) -> Keypoints:
             offset += stored[name].nbytes
     except (zlib.error, struct.error) as error:
         raise ValueError(f"damaged keypoints: {error}") from error
-    steps = np.float32(_steps(height, width))
+    steps = np.float32(steps_per_pixel(height, width))
     return Keypoints(
         x=stored["x"] / steps,
         y=stored["y"] / steps,
@@ -92,6 +92,6 @@ def unpack(packed: bytes) -> Keypoints:
     )
 
 
-def _steps(height: int, width: int) -> float:
+def steps_per_pixel(height: int, width: int) -> float:
     """Steps per pixel: a power of two for which every position fits 16 bits."""
     return min(_STEPS_PER_PIXEL, 2.0 ** floor(log2(0xFFFF / max(height, width))))

@@ -6,6 +6,7 @@ from siftlens.patchmaps.measures import LEVELS, MEASURES, auroc, levels, patch_w
 from siftlens.patchmaps.pipeline import prepare_images
 from siftlens.patchmaps.prepare import Prepared, PrepareSettings, Quarantined
 from siftlens.patchmaps.rivals import RIVALS, rival_maps
+from siftlens.patchmaps.squares import Shrinking, decode_squares
 
 if TYPE_CHECKING:
     from siftlens.patchmaps.tensor import concentration
@@ -17,8 +18,10 @@ __all__ = [
     "PrepareSettings",
     "Prepared",
     "Quarantined",
+    "Shrinking",
     "auroc",
     "concentration",
+    "decode_squares",
     "levels",
     "patch_weights",
     "prepare_images",

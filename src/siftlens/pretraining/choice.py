@@ -8,9 +8,7 @@ from torch import Tensor
 
 from siftlens.core import InputError
 from siftlens.pretraining.masking import ranks
-from siftlens.pretraining.randomness import uniform
-
-_TIES, _REST = 3, 4  # purposes of random numbers; masking has 1 and 2
+from siftlens.pretraining.randomness import Purpose, uniform
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,10 @@ class PartialDecoding:
         if decoded == count:
             return masked
         top = round(decoded * self.ranked)
-        by_chance = torch.argsort(uniform(keys, _TIES, count), dim=1)
+        by_chance = torch.argsort(uniform(keys, Purpose.TIES, count), dim=1)
         place = ranks(concentration.gather(1, masked), among_equals=by_chance)
         # Those ranked highest come first in any case, below every number of the rest.
-        order = uniform(keys, _REST, count).masked_fill(place >= count - top, -1.0)
+        order = uniform(keys, Purpose.REST, count).masked_fill(place >= count - top, -1.0)
         return masked.gather(1, torch.argsort(order, dim=1, stable=True)[:, :decoded])
 
 

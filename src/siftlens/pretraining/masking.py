@@ -7,10 +7,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from siftlens.core import InputError
-from siftlens.pretraining.randomness import uniform
+from siftlens.pretraining.randomness import Purpose, uniform
 
 POLICIES = ("random", "keypoint-high", "keypoint-low", "ramped", "hints")
-_MASK, _REVEAL = 1, 2  # purposes of random numbers
 _HINTED = 0.1  # of the masked patches in the top quartile
 
 
@@ -77,7 +76,7 @@ class MaskPolicy:
         if not 0 <= progress <= 1:
             raise InputError(f"progress must lie between 0 and 1, got {progress}")
         z = zscore(torch.log1p(concentration.double()))
-        gumbel = -torch.log(-torch.log(uniform(keys, _MASK, z.shape[1])))
+        gumbel = -torch.log(-torch.log(uniform(keys, Purpose.MASK, z.shape[1])))
         noise = self._strength(progress) * z + gumbel
         if self.name == "hints":
             below = noise - noise.amax(dim=1, keepdim=True) + noise.amin(dim=1, keepdim=True) - 1
@@ -93,7 +92,7 @@ class MaskPolicy:
     ) -> Bool[Tensor, "batch patch"]:
         patches = z.shape[1]
         masked = ranks(noise) >= self.visible(patches)
-        draws = uniform(keys, _REVEAL, 2 * patches)
+        draws = uniform(keys, Purpose.REVEAL, 2 * patches)
         by_chance = torch.argsort(draws[:, :patches])  # among patches of equal concentration
         top = ranks(z, among_equals=by_chance) >= patches - patches // 4
         return masked & top & (draws[:, patches:] < _HINTED)

@@ -3,6 +3,8 @@
 SplitMix64 (Steele, Lea and Flood, 2014) as a hash of key and counter, in torch's int64 arithmetic, which wraps around.
 """
 
+from enum import IntEnum
+
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
@@ -11,6 +13,18 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
 _MANTISSA = 53  # bits
+
+
+class Purpose(IntEnum):
+    """What random numbers are for; each purpose has numbers of its own."""
+
+    MASK = 1
+    REVEAL = 2
+    TIES = 3
+    REST = 4
+    CROP = 5
+    ORDER = 6
+    OTHER = 7
 
 
 def image_keys(seed: int, epoch: int, images: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
@@ -25,12 +39,12 @@ def image_keys(seed: int, epoch: int, images: Int64[Tensor, " batch"]) -> Int64[
     return _mix(run + images * _GOLDEN)
 
 
-def uniform(keys: Int64[Tensor, " batch"], purpose: int, count: int) -> Float64[Tensor, "batch count"]:
+def uniform(keys: Int64[Tensor, " batch"], purpose: Purpose, count: int) -> Float64[Tensor, "batch count"]:
     """Uniform random numbers, strictly between 0 and 1.
 
     Args:
         keys: from `image_keys`.
-        purpose: what the numbers are for; other purposes get independent numbers.
+        purpose: what the numbers are for.
         count: how many for each key.
     """
     stream = _mix(keys + torch.tensor(purpose, device=keys.device) * _GOLDEN)

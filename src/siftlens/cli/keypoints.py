@@ -1,0 +1,48 @@
+"""`siftlens keypoints`: the keypoints of a folder of images, once, for pre-training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from siftlens.cli.failure import reported
+from siftlens.cli.progress import shown
+
+
+def keypoints(
+    images: Annotated[
+        str,
+        typer.Option("--images", "-i", metavar="PATH", help="A folder with all below it, a glob, or a text file."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.")],
+    size: Annotated[
+        int, typer.Option(min=8, metavar="PX", help="Squares to detect on; those that pretrain cuts views from.")
+    ],
+    contrast_threshold: Annotated[
+        float, typer.Option(min=0.0, metavar="X", help="Least contrast; less finds more keypoints.")
+    ] = 0.04,
+    workers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Processes beside this one; 0 works in this one.")
+    ] = 2,
+) -> None:
+    """Detect the keypoints of images and write them to one file, about 1 KB per image.
+
+    An interrupted run goes on where it was, from FILE.partial.
+    """
+    with reported(out):
+        # Not at import: torch takes seconds, and --help should not.
+        from siftlens.keypoints import SiftSettings
+        from siftlens.pretraining import detect_images
+
+        settings = SiftSettings(contrast_threshold=contrast_threshold)
+        with shown(Console(stderr=True)) as progress:
+            store, aside = detect_images(images, out, side=size, settings=settings, workers=workers, progress=progress)
+        typer.echo(f"keypoints  {out}, {len(store.x) / len(store):.0f} per image, {_per_image(out, len(store))}")
+        typer.echo(f"images     {len(store)}" + (f", and {len(aside)} set aside" if aside else ""))
+        for image in aside:
+            typer.echo(f"set aside  {image.identity}: {image.reason}", err=True)
+
+
+def _per_image(file: Path, images: int) -> str:
+    return f"{file.stat().st_size / images / 1000:.1f} KB each"

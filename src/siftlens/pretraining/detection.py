@@ -1,0 +1,76 @@
+"""Keypoints of a folder of images, detected once and written to one file."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from siftlens.core import InputError, NothingReadableError, PatchGrid
+from siftlens.data import open_images
+from siftlens.keypoints import KeypointCache, Keypoints, KeypointStore, SiftSettings
+from siftlens.patchmaps import PrepareSettings, Quarantined, Shrinking, prepare_images
+
+
+def detect_images(
+    images: Any,
+    out: Path,
+    *,
+    side: int,
+    settings: SiftSettings | None = None,
+    workers: int = 0,
+    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
+) -> tuple[KeypointStore, list[Quarantined]]:
+    """Detect the keypoints of images as squares, and write them to a file.
+
+    What was found is kept in `OUT.partial` meanwhile, by content of the pixels: the same call goes on after an
+    interruption, also when images came or went.
+
+    Args:
+        images: a folder, a glob, a text file of paths, or a collection in memory.
+        out: the file to write.
+        side: width and height of the squares, px; that of the pre-training's `source`.
+        settings: of the detector; by default its own.
+        workers: processes beside this one.
+        progress: called with a stage, what is done and what there is to do.
+
+    Returns:
+        The keypoints, and the images set aside.
+
+    Raises:
+        InputError: the file exists, or nothing is at `images`.
+        NothingReadableError: not one image can be used.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists; delete it to detect anew, or choose another file")
+    settings = settings or SiftSettings()
+    source = open_images(images)
+    as_one_patch = PrepareSettings(Shrinking(side, side), PatchGrid(1, 1, side, side), sift=settings, rivals=False)
+    aside: list[Quarantined] = []
+    partial = out.with_name(f"{out.name}.partial")
+
+    def found(cache: KeypointCache) -> Iterator[tuple[str, str, Keypoints]]:
+        for done, image in enumerate(prepare_images(source, as_one_patch, workers=workers, cache=cache), start=1):
+            progress("images", done, len(source))
+            if isinstance(image, Quarantined):
+                aside.append(image)
+            else:
+                yield image.identity, image.content, image.keypoints
+        expect_some(len(source) - len(aside), aside)
+
+    with KeypointCache(partial) as cache:
+        store = KeypointStore.gather(found(cache), side, settings)
+    store.save(out)
+    partial.unlink(missing_ok=True)
+    return store, aside
+
+
+def expect_some(usable: int, aside: list[Quarantined]) -> None:
+    """Refuse to go on without a single image.
+
+    Raises:
+        NothingReadableError: names the first image's reason.
+    """
+    if not usable:
+        first = aside[0]
+        raise NothingReadableError(
+            f"none of {len(aside)} images can be used; the first, {first.identity}: {first.reason}"
+        )

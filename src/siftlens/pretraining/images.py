@@ -1,0 +1,106 @@
+"""Images decoded once and held: in memory, or in a file that the system reads from as needed."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from siftlens.core import InputError
+from siftlens.data import disk_errors, open_images
+from siftlens.keypoints import KeypointStore
+from siftlens.patchmaps import Quarantined, decode_squares
+from siftlens.pretraining.detection import expect_some
+
+_SHARE = 0.4  # of the machine's memory, which images may take
+
+
+@dataclass(frozen=True)
+class HeldImages:
+    """Images of one size.
+
+    Attributes:
+        identities: their names.
+        groups: their first folders, or "".
+        contents: hashes of their pixels.
+        pixels: the images, channels first.
+        aside: what could not be used, and why.
+    """
+
+    identities: tuple[str, ...]
+    groups: tuple[str, ...]
+    contents: tuple[str, ...]
+    pixels: UInt8[Tensor, "image 3 side side"]
+    aside: tuple[Quarantined, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+
+def hold(images: Any, side: int, *, spill: Path, workers: int = 0) -> HeldImages:
+    """Decode images to squares.
+
+    Args:
+        images: a folder, a glob, a text file of paths, or a collection in memory.
+        side: width and height, px.
+        spill: the file that holds the pixels where they would take more than 40 % of the memory.
+        workers: processes beside this one.
+
+    Raises:
+        InputError: nothing is at `images`, or the disk is full.
+        NothingReadableError: not one image can be used.
+    """
+    source = open_images(images)
+    shape = (len(source), side, side, 3)
+    if np.prod(shape) <= _SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        array = np.empty(shape, np.uint8)
+    else:
+        with disk_errors(spill):
+            spill.parent.mkdir(parents=True, exist_ok=True)
+            array = np.lib.format.open_memmap(spill, "w+", np.uint8, shape)
+    identities, groups, contents, aside = [], [], [], []
+    for square in decode_squares(source, side, workers=workers):
+        if isinstance(square, Quarantined):
+            aside.append(square)
+            continue
+        array[len(identities)] = square.pixels
+        identities.append(square.identity)
+        groups.append(square.group)
+        contents.append(square.content)
+    expect_some(len(identities), aside)
+    pixels = torch.from_numpy(array[: len(identities)]).permute(0, 3, 1, 2)
+    return HeldImages(tuple(identities), tuple(groups), tuple(contents), pixels, tuple(aside))
+
+
+def in_order_of(store: KeypointStore, images: HeldImages) -> np.ndarray:
+    """Where the keypoints of each image stand in a store.
+
+    Raises:
+        InputError: the store is of squares of another size, or lacks an image, or its pixels were others.
+    """
+    side = images.pixels.shape[2]
+    if store.side != side:
+        raise InputError(
+            f"the keypoints were detected on squares of {store.side} px, views are cut from {side} px; "
+            f"detect them again: siftlens keypoints --size {side}"
+        )
+    place = {(identity, content): n for n, (identity, content) in enumerate(_pairs(store))}
+    known = set(store.identities)
+    found = [place.get(pair, -1) for pair in _pairs(images)]
+    lacking = [identity for identity, at in zip(images.identities, found, strict=True) if at < 0]
+    if lacking:
+        why = "has other pixels now" if lacking[0] in known else "is not in it"
+        raise InputError(
+            f"the keypoints are of other images: {len(lacking)} of {len(found)} do not fit, the first, {lacking[0]}, "
+            f"{why}; run siftlens keypoints on these images"
+        )
+    return np.array(found)
+
+
+def _pairs(images: KeypointStore | HeldImages) -> Iterable[tuple[str, str]]:
+    return zip(images.identities, images.contents, strict=True)

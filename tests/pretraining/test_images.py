@@ -1,0 +1,107 @@
+"""Images held as squares, and keypoints of them in a file that has to fit."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siftlens.core import InputError, NothingReadableError
+from siftlens.keypoints import KeypointStore, SiftSettings
+from siftlens.pretraining import images as images_module
+from siftlens.pretraining.detection import detect_images
+from siftlens.pretraining.images import hold, in_order_of
+
+SIDE = 40
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eleven pictures in two folders, one of them too small, and a file that is no image."""
+    random = np.random.default_rng(2)
+    for number in range(11):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (30, 60) if number == 4 else (52 + number, 47)
+        small = Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        small.resize(size, Image.Resampling.NEAREST).save(path)
+    (tmp_path / "photos" / "a" / "notes.txt").write_text("not an image")
+    return tmp_path / "photos"
+
+
+def test_images_are_held_as_squares_with_names_and_reasons(folder, tmp_path):
+    held = hold(folder, SIDE, spill=tmp_path / "spill")
+    assert held.pixels.shape == (10, 3, SIDE, SIDE)
+    assert len(held) == 10
+    assert held.groups == ("a",) * 5 + ("b",) * 5
+    reasons = {aside.identity: aside.reason for aside in held.aside}
+    assert "30x60 px: smaller than the squares of 40 px" in reasons["a/04.png"]
+    assert reasons.keys() == {"a/04.png", "a/notes.txt"}
+    first = Image.open(folder / "a" / "00.png").resize((52 * SIDE // 47, SIDE), Image.Resampling.BICUBIC)
+    left = (first.width - SIDE) // 2
+    expected = np.asarray(first)[:, left : left + SIDE]
+    np.testing.assert_array_equal(held.pixels[0].permute(1, 2, 0), expected)
+    assert not (tmp_path / "spill").exists()
+
+
+def test_what_does_not_fit_memory_is_held_in_a_file(folder, tmp_path, monkeypatch):
+    usual = hold(folder, SIDE, spill=tmp_path / "none")
+    monkeypatch.setattr(images_module, "_SHARE", 0.0)
+    spilled = hold(folder, SIDE, spill=tmp_path / "new" / "spill.npy", workers=2)
+    assert (tmp_path / "new" / "spill.npy").stat().st_size > 12 * SIDE * SIDE * 3
+    np.testing.assert_array_equal(spilled.pixels, usual.pixels)
+    assert spilled.contents == usual.contents
+
+
+def test_a_folder_without_a_usable_image_is_refused(folder, tmp_path):
+    with pytest.raises(NothingReadableError, match=r"none of 12 images can be used; the first, a/00\.png: 52x47 px"):
+        hold(folder, 64, spill=tmp_path / "spill")
+    with pytest.raises(NothingReadableError, match="none of 12 images can be used"):
+        detect_images(folder, tmp_path / "keypoints", side=64)
+
+
+def test_keypoints_are_found_in_the_very_squares(folder, tmp_path):
+    out = tmp_path / "keypoints"
+    store, aside = detect_images(folder, out, side=SIDE, workers=2)
+    held = hold(folder, SIDE, spill=tmp_path / "spill")
+    assert in_order_of(KeypointStore.load(out), held).tolist() == list(range(10))
+    assert [image.identity for image in aside] == ["a/04.png", "a/notes.txt"]
+    assert len(store.x) > 0
+    assert not (tmp_path / "keypoints.partial").exists()
+
+
+def test_an_interrupted_detection_goes_on(folder, tmp_path, monkeypatch):
+    out = tmp_path / "keypoints"
+
+    def stop(_stage, done, _total):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detect_images(folder, out, side=SIDE, progress=stop)
+    assert not out.exists()
+    detected = []
+    from siftlens.patchmaps import prepare
+
+    usual = prepare.detect_with
+    monkeypatch.setattr(prepare, "detect_with", lambda *given: detected.append(given) or usual(*given))
+    detect_images(folder, out, side=SIDE)
+    assert len(detected) == 10 - 5  # the sixth and seventh of the folder, in order, are the two set aside
+
+
+def test_a_finished_file_is_not_overwritten(folder, tmp_path):
+    out = tmp_path / "keypoints"
+    out.touch()
+    with pytest.raises(InputError, match="exists; delete it to detect anew"):
+        detect_images(folder, out, side=SIDE)
+
+
+def test_keypoints_of_other_images_or_settings_are_refused(folder, tmp_path):
+    store, _ = detect_images(folder, tmp_path / "keypoints", side=SIDE, settings=SiftSettings(sigma=1.7))
+    assert store.settings.sigma == 1.7
+    with pytest.raises(InputError, match=r"on squares of 40 px, views are cut from 41 px; .* --size 41"):
+        in_order_of(store, hold(folder, 41, spill=tmp_path / "spill"))
+    Image.new("RGB", (50, 50), "red").save(folder / "b" / "01.png")
+    with pytest.raises(InputError, match=r"1 of 10 do not fit, the first, b/01\.png, has other pixels now; run"):
+        in_order_of(store, hold(folder, SIDE, spill=tmp_path / "spill"))
+    (folder / "b" / "01.png").rename(folder / "b" / "new.png")
+    with pytest.raises(InputError, match=r"the first, b/new\.png, is not in it"):
+        in_order_of(store, hold(folder, SIDE, spill=tmp_path / "spill"))
