@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from siftlens.core import InputError, ModelError, PatchGrid
 from siftlens.models import load_model
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
-from siftlens.pretraining.decoder import DecoderSettings
+from siftlens.pretraining.decoder import CrossBlock, DecoderSettings
 from siftlens.pretraining.patches import patchify, sines, take, unpatchify
 
 NAME, SIZE = "test_vit", (32, 80)
@@ -99,6 +99,16 @@ def test_cross_attention_predicts_each_patch_by_itself():
         whole = model.predict(images(), order[:, :3], order[:, 3:])
         alone = model.predict(images(), order[:, :3], order[:, 5:6])
     torch.testing.assert_close(alone, whole[:, 2:3], rtol=1e-4, atol=1e-5)
+
+
+def test_a_cross_attention_block_is_residual():
+    block = CrossBlock(24, 3, mlp_ratio=4.0, qkv_bias=True)
+    x, memory = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
+    assert not torch.allclose(block(x, memory), block(x, memory + 1))
+    for layer in (block.projection, block.mlp.fc2):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    assert torch.equal(block(x, memory), x)
 
 
 def test_loss_is_the_mean_over_normalised_pixels_of_decoded_patches():

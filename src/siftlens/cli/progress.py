@@ -7,7 +7,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-_STAGES = {"pool": "reference images", "images": "images", "gallery": "images to look at"}
+_STAGES = {
+    "pool": "reference images",
+    "images": "images",
+    "training": "images to train on",
+    "gallery": "images to look at",
+}
 
 
 class _Speed(TextColumn):

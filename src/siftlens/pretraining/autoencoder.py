@@ -59,7 +59,8 @@ class MaskedAutoencoder(nn.Module):
         patches = patchify(images, self.layout.grid)
         predicted = self.decoder(self.encode(patches, visible), visible, decoded)
         error = (predicted.float() - self.target(take(patches, decoded))).square().mean(dim=2)
-        return error.mean() if weights is None else (error * weights).mean()
+        loss: Tensor = error.mean() if weights is None else (error * weights).mean()
+        return loss
 
     def encode(
         self, patches: Float[Tensor, "batch patch values"], visible: Int64[Tensor, "batch visible"]
@@ -98,11 +99,12 @@ class MaskedAutoencoder(nn.Module):
     ) -> Float[Tensor, "batch decoded values"]:
         """Predicted pixels of patches; normalised ones are given the true mean and variance back, to be looked at."""
         patches = patchify(images, self.layout.grid)
-        predicted = self.decoder(self.encode(patches, visible), visible, decoded).float()
+        predicted: Tensor = self.decoder(self.encode(patches, visible), visible, decoded).float()
         if not self.norm_pix:
             return predicted
         variance, mean = torch.var_mean(take(patches, decoded), dim=2, keepdim=True)
-        return predicted * (variance + _EPSILON).sqrt() + mean
+        shown: Tensor = predicted * (variance + _EPSILON).sqrt() + mean
+        return shown
 
     @torch.no_grad()
     def _begin(self) -> None:

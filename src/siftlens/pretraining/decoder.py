@@ -124,7 +124,9 @@ class CrossBlock(nn.Module):
         key, value = (self._by_head(part) for part in self.key_value(self.memory_norm(memory)).chunk(2, dim=2))
         read = F.scaled_dot_product_attention(query, key, value)
         x = x + self.projection(read.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        after: Tensor = x + self.mlp(self.norm2(x))
+        return after
 
     def _by_head(self, x: Float[Tensor, "batch token channel"]) -> Float[Tensor, "batch head token part"]:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        by_head: Tensor = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return by_head

@@ -42,7 +42,7 @@ class HeldImages:
         return len(self.identities)
 
 
-def hold(images: Any, side: int, *, spill: Path, workers: int = 0) -> HeldImages:
+def hold(images: Any, side: int, *, spill: Path, workers: int = 0, in_file: bool = False) -> HeldImages:
     """Decode images to squares.
 
     Args:
@@ -50,6 +50,7 @@ def hold(images: Any, side: int, *, spill: Path, workers: int = 0) -> HeldImages
         side: width and height, px.
         spill: the file that holds the pixels where they would take more than 40 % of the memory.
         workers: processes beside this one.
+        in_file: hold the pixels there in any case.
 
     Raises:
         InputError: nothing is at `images`, or the disk is full.
@@ -57,13 +58,17 @@ def hold(images: Any, side: int, *, spill: Path, workers: int = 0) -> HeldImages
     """
     source = open_images(images)
     shape = (len(source), side, side, 3)
-    if np.prod(shape) <= _SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not in_file and np.prod(shape) <= _SHARE * memory:
         array = np.empty(shape, np.uint8)
     else:
         with disk_errors(spill):
             spill.parent.mkdir(parents=True, exist_ok=True)
             array = np.lib.format.open_memmap(spill, "w+", np.uint8, shape)
-    identities, groups, contents, aside = [], [], [], []
+    identities: list[str] = []
+    groups: list[str] = []
+    contents: list[str] = []
+    aside: list[Quarantined] = []
     for square in decode_squares(source, side, workers=workers):
         if isinstance(square, Quarantined):
             aside.append(square)

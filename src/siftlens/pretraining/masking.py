@@ -43,6 +43,11 @@ class MaskPolicy:
         if not 0 < self.ratio < 1:
             raise InputError(f"the mask ratio must lie between 0 and 1, got {self.ratio}")
 
+    @property
+    def guided(self) -> bool:
+        """Whether concentration has a say."""
+        return self.name != "random" and self.alpha > 0
+
     def visible(self, patches: int) -> int:
         """How many of so many patches stay visible; at least one is, and one is not.
 

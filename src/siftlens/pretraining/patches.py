@@ -12,7 +12,8 @@ def patchify(
 ) -> Float[Tensor, "batch patch values"]:
     """Cut images into patches, row-major; values are ordered as a convolution's weights are: channel, y, x."""
     cut = images.unflatten(2, (grid.rows, grid.patch_height)).unflatten(4, (grid.cols, grid.patch_width))
-    return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    patches: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    return patches
 
 
 def unpatchify(
@@ -20,7 +21,8 @@ def unpatchify(
 ) -> Float[Tensor, "batch channel height width"]:
     """Put patches together again."""
     cut = patches.unflatten(2, (-1, grid.patch_height, grid.patch_width)).unflatten(1, (grid.rows, grid.cols))
-    return cut.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+    images: Tensor = cut.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+    return images
 
 
 def take(

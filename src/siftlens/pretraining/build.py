@@ -1,0 +1,37 @@
+"""From settings to the autoencoder and the normalisation that its encoder will want ever after."""
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+
+from siftlens.core import ModelError
+from siftlens.data import Normalization
+from siftlens.models.errors import first_line, unknown_model
+from siftlens.pretraining.autoencoder import MaskedAutoencoder
+from siftlens.pretraining.settings import PretrainSettings
+
+
+def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]:
+    """Build the autoencoder with the seed's random weights.
+
+    Raises:
+        ModelError: timm does not have the encoder, it is not plain, or the views are no whole number of patches.
+    """
+    name, size = settings.model, settings.size
+    if not timm.is_model(name):
+        raise unknown_model("timm", name, timm.list_models("*vit*"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        try:
+            encoder = timm.create_model(name, num_classes=0, img_size=size, **settings.architecture)
+        except Exception as error:
+            raise ModelError(f"timm/{name} cannot be built for views of {size} px: {first_line(error)}") from error
+        model = MaskedAutoencoder(encoder, settings.decoder, norm_pix=settings.norm_pix)
+    grid = model.layout.grid
+    if (grid.height, grid.width) != (size, size):
+        raise ModelError(
+            f"views of {size} px are no whole number of patches of {grid.patch_height}x{grid.patch_width} px; "
+            f"the nearest size is {grid.height} px"
+        )
+    config = resolve_model_data_config(encoder)
+    return model, Normalization(tuple(config["mean"]), tuple(config["std"]))

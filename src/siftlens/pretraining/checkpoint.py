@@ -1,0 +1,91 @@
+"""The state of a run in one file, whole or not at all, from which it goes on exactly."""
+
+from collections.abc import Mapping
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from siftlens.core import StudyError
+from siftlens.data import atomic_path
+
+STATE, ENCODER = "state.safetensors", "encoder.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, per parameter
+
+
+def save_state(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, settings: Mapping[str, Any]
+) -> None:
+    """Write weights, the optimizer's moments and how far the run is.
+
+    Args:
+        folder: of the run.
+        module: the autoencoder.
+        optimizer: AdamW over its parameters.
+        step: steps done.
+        settings: of the run, as JSON values.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        for moment in _MOMENTS:
+            if moment in optimizer.state.get(parameter, {}):
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    write(folder / STATE, tensors, {"step": str(step), "settings": dumps(dict(settings))})
+
+
+def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> int:
+    """Put module and optimizer into the state that a run was left in.
+
+    Args:
+        folder: of the run.
+        module: the autoencoder, newly built.
+        optimizer: AdamW over its parameters, new.
+        settings: of the run that goes on, as JSON values.
+
+    Returns:
+        Steps done.
+
+    Raises:
+        StudyError: the file is damaged, or the run had other settings.
+    """
+    path = folder / STATE
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        step, before = int(metadata["step"]), loads(metadata["settings"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise StudyError(f"{path} is damaged ({error}); delete the folder and begin anew") from error
+    now = loads(dumps(dict(settings)))
+    changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+    if changed:
+        first = changed[0]
+        raise StudyError(
+            f"the run in {folder} had other settings: {first} was {before.get(first)!r} and is {now.get(first)!r}; "
+            "resume with the settings it was begun with, or begin anew in another folder"
+        )
+    module.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    for name, parameter in module.named_parameters():
+        moments = {moment: tensors.get(f"{moment}.{name}") for moment in _MOMENTS}
+        if all(tensor is not None for tensor in moments.values()):
+            own = {moment: tensor.to(parameter.device) for moment, tensor in moments.items() if tensor is not None}
+            optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **own}
+    return step
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write safetensors, whole or not at all.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
+    there = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as target:
+        save_file(there, target, dict(metadata))

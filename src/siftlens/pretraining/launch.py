@@ -1,0 +1,52 @@
+"""Lightning Fabric: one process or, under torchrun, many."""
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from siftlens.core import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_DEVICES = ("auto", "cpu", "cuda")
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
+    """Start Fabric on this process; under torchrun, on all that it started (DDP).
+
+    Args:
+        device: "cpu", "cuda" or "auto", which takes CUDA where it is there.
+        precision: "fp32" or "bf16"; by default bf16 on CUDA that supports it, else fp32.
+
+    Raises:
+        InputError: Fabric is not installed, or the device or precision is not to be had.
+    """
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+    except ModuleNotFoundError as error:
+        raise InputError("pre-training needs Lightning Fabric: pip install 'siftlens[pretrain]'") from error
+    if device not in _DEVICES:
+        raise InputError(f"device must be one of {', '.join(_DEVICES)}, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda is not there, or this torch was built without it; use --device cpu")
+    if precision is not None and precision not in _PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if precision is None:
+        precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    many = TorchElasticEnvironment.detect()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if many else 1
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // local if many else 1,
+        strategy="ddp" if many and int(os.environ["WORLD_SIZE"]) > 1 else "auto",
+        precision=_PRECISIONS[precision],
+        plugins=TorchElasticEnvironment() if many else LightningEnvironment(),
+    )
+    fabric.launch()
+    return fabric

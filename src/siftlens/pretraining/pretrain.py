@@ -1,0 +1,140 @@
+"""`pretrain`: from a folder of images to an encoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from siftlens.core import InputError, PatchGrid
+from siftlens.data import atomic_path
+from siftlens.keypoints import KeypointStore
+from siftlens.patchmaps import Quarantined
+from siftlens.pretraining.batches import Batches, Guide
+from siftlens.pretraining.build import build
+from siftlens.pretraining.checkpoint import ENCODER, STATE
+from siftlens.pretraining.guide import GradientGuide, KeypointGuide
+from siftlens.pretraining.images import HeldImages, hold, in_order_of
+from siftlens.pretraining.launch import launch
+from siftlens.pretraining.loop import Finished, Pace, Run
+from siftlens.pretraining.settings import PretrainSettings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_PIXELS = "images.npy"  # of squares that several processes share, or that memory cannot hold
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pre-training.
+
+    Attributes:
+        encoder: its weights, which load into timm and into `siftlens analyze`.
+        images: that were trained on.
+        aside: that were not, and why.
+        finished: loss, k-NN and time.
+    """
+
+    encoder: Path
+    images: int
+    aside: tuple[Quarantined, ...]
+    finished: Finished
+
+
+def pretrain(
+    images: Any,
+    out: Path,
+    settings: PretrainSettings | None = None,
+    *,
+    keypoints: Path | None = None,
+    pace: Pace | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    precision: str | None = None,
+    workers: int = 0,
+    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
+) -> Pretrained:
+    """Train a masked autoencoder on images, and write its encoder.
+
+    Under torchrun, every process calls this, and they work as one; `out` is then a folder that all of them see.
+
+    Args:
+        images: a folder, a glob, a text file of paths, or a collection in memory.
+        out: folder for encoder.safetensors, state.safetensors, log.csv, knn.csv, reconstructions.png and run.json.
+        settings: what is computed.
+        keypoints: the file that `siftlens keypoints` wrote; needed where the settings are guided by keypoints.
+        pace: how it is carried out.
+        resume: go on with the run in `out`, where there is one.
+        device: "cpu", "cuda" or "auto".
+        precision: "fp32" or "bf16"; by default bf16 on CUDA that supports it, else fp32.
+        workers: processes that decode beside this one.
+        progress: called with a stage, images done and images to do.
+
+    Raises:
+        InputError: an argument, an image folder, a keypoint file or a setting is not what was expected.
+        StudyError: the run to resume is damaged or of other settings.
+        NothingReadableError: not one image can be used.
+        SiftlensError: the loss is not finite, or memory ran out; the last checkpoint stays.
+    """
+    settings, pace = settings or PretrainSettings(), pace or Pace()
+    if (out / STATE).exists() and not resume:
+        raise InputError(f"{out} holds a run already; go on with it (--resume), or choose another folder")
+    store = None
+    if settings.needs_keypoints:
+        if keypoints is None:
+            raise InputError(
+                f"guidance by keypoints needs their file; make it (siftlens keypoints --size {settings.side}) and "
+                "name it (--keypoints FILE)"
+            )
+        store = KeypointStore.load(keypoints)
+    model, normalization = build(settings)
+    fabric = launch(device, precision)
+    parts = fabric.world_size * pace.accumulate
+    if settings.batch_size % parts:
+        raise InputError(
+            f"a batch of {settings.batch_size} images cannot be shared equally by {parts} parts; "
+            f"choose a multiple of {parts}"
+        )
+    held = _held(fabric, images, settings.side, out, workers)
+    batches = Batches(held, _guide(settings, store, held, model.layout.grid), model.layout.grid, settings)
+    if fabric.is_global_zero:
+        about = {
+            "settings": settings.describe(),
+            "images": len(held),
+            "aside": {image.identity: image.reason for image in held.aside},
+            "device": str(fabric.device),
+            "precision": str(fabric._precision.precision),
+            "processes": fabric.world_size,
+            "torch": torch.__version__,
+        }
+        with atomic_path(out / "run.json") as target:
+            target.write_text(dumps(about, indent=1) + "\n", encoding="utf-8")
+    finished = Run(fabric, model, normalization, held, batches, settings, out, pace, progress).train()
+    if fabric.is_global_zero:
+        (out / _PIXELS).unlink(missing_ok=True)
+    return Pretrained(out / ENCODER, len(held), held.aside, finished)
+
+
+def _held(fabric: "Fabric", images: Any, side: int, out: Path, workers: int) -> HeldImages:
+    """The images; many processes decode them once, into a file that all of them read."""
+    if fabric.world_size == 1:
+        return hold(images, side, spill=out / _PIXELS, workers=workers)
+    held = None
+    if fabric.is_global_zero:
+        held = hold(images, side, spill=out / _PIXELS, workers=workers, in_file=True)
+        held = replace(held, pixels=held.pixels[:0].clone())  # which the others read from the file
+    shared: HeldImages = fabric.broadcast(held)
+    pixels = np.load(out / _PIXELS, mmap_mode="c")[: len(shared)]
+    return replace(shared, pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def _guide(settings: PretrainSettings, store: KeypointStore | None, held: HeldImages, grid: PatchGrid) -> Guide | None:
+    if not settings.guided:
+        return None
+    if store is None:
+        return GradientGuide(grid)
+    return KeypointGuide(store, in_order_of(store, held), grid, other=settings.guide == "other")

@@ -1,0 +1,101 @@
+"""Everything that decides what a pre-training computes."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from siftlens.core import InputError
+from siftlens.pretraining.choice import PartialDecoding
+from siftlens.pretraining.decoder import DecoderSettings
+from siftlens.pretraining.guide import GUIDES
+from siftlens.pretraining.masking import MaskPolicy
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How a masked autoencoder is trained. Two runs of the same settings end with the same weights.
+
+    Args:
+        model: the encoder's name in timm.
+        architecture: arguments of timm.create_model that differ from the name's own.
+        size: width and height of views, px.
+        source: width and height of the squares that views are cut from, px; by default `size`.
+        epochs: passes over the images.
+        batch_size: images per step, over all processes and parts.
+        learning_rate: at a batch of 256, scaled in proportion to the batch.
+        warm_up: share of all steps over which the rate rises; then it falls as a cosine to zero.
+        weight_decay: of AdamW, on matrices.
+        smallest_crop: least area of a view over the square's.
+        policy: which patches are masked.
+        decoding: which of them are decoded.
+        decoder: its size and kind.
+        loss_temperature: of weights by concentration in the loss; None weighs all alike.
+        guide: what concentration is: "keypoints", "other" (another image's keypoints) or "gradient".
+        norm_pix: predict pixels normalised patch by patch.
+        seed: of weights, views, order and masks.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    model: str = "vit_tiny_patch16_224"
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 128
+    source: int | None = None
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 1.5e-4
+    warm_up: float = 0.05
+    weight_decay: float = 0.05
+    smallest_crop: float = 0.2
+    policy: MaskPolicy = field(default_factory=MaskPolicy)
+    decoding: PartialDecoding = field(default_factory=PartialDecoding)
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)
+    loss_temperature: float | None = None
+    guide: str = "keypoints"
+    norm_pix: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source is None:
+            object.__setattr__(self, "source", self.size)
+        for name in ("size", "epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warm_up", "smallest_crop"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        if self.side < self.size:
+            raise InputError(
+                f"views of {self.size} px cannot be cut from squares of {self.side} px; choose a larger source"
+            )
+        if self.loss_temperature is not None and not self.loss_temperature > 0:
+            raise InputError(f"loss_temperature must be positive, got {self.loss_temperature}")
+        if self.guide not in GUIDES:
+            raise InputError(f"guide must be one of {', '.join(GUIDES)}, got {self.guide!r}")
+
+    @property
+    def side(self) -> int:
+        """Width and height of the squares that views are cut from, px."""
+        return self.source or self.size
+
+    @property
+    def guided(self) -> bool:
+        """Whether concentration has a say in anything."""
+        ranked = self.decoding.share < 1 and self.decoding.ranked > 0
+        return self.policy.guided or ranked or self.loss_temperature is not None
+
+    @property
+    def needs_keypoints(self) -> bool:
+        """Whether keypoints have a say in anything."""
+        return self.guided and self.guide != "gradient"
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON values, nested ones by their path."""
+        flat: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if isinstance(value, Mapping):
+                flat |= {f"{name}.{part}": nested for part, nested in value.items()}
+            else:
+                flat[name] = value
+        return flat

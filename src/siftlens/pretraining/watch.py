@@ -1,0 +1,86 @@
+"""How a run is doing: k-NN on its own images, and reconstructions to look at."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from siftlens.data import Normalization, atomic_path
+from siftlens.pretraining.autoencoder import MaskedAutoencoder
+from siftlens.pretraining.batches import Batch
+from siftlens.pretraining.images import HeldImages
+from siftlens.pretraining.neighbours import knn_predict, labels_of
+from siftlens.pretraining.patches import patchify, unpatchify
+from siftlens.pretraining.views import normalised
+
+_WATCHED = 2000  # images for k-NN, spread evenly
+_CHUNK = 256
+_GAP = 4  # px between pictures
+_GREY = 0.5  # of a patch that is masked
+
+
+@torch.inference_mode()
+def watch_knn(model: MaskedAutoencoder, images: HeldImages, normalization: Normalization) -> float | None:
+    """Leave-one-out k-NN accuracy of the encoder's mean patch token, over at most 2000 of the images.
+
+    Classes are the images' first folders; None where there are not two.
+    """
+    chosen = torch.linspace(0, len(images) - 1, min(_WATCHED, len(images))).long()
+    labels, classes = labels_of(tuple(images.groups[n] for n in chosen.tolist()))
+    if len(classes) < 2:
+        return None
+    height, width = model.layout.grid.height, model.layout.grid.width
+    device = next(model.parameters()).device
+    features = []
+    for part in chosen.split(_CHUNK):
+        pixels = F.interpolate(images.pixels[part], (height, width), mode="bilinear", antialias=True)
+        x = normalised(pixels.to(device), normalization.mean, normalization.std)
+        features.append(model.encoder.forward_features(x)[:, model.layout.prefix :].mean(dim=1).float())
+    found = torch.cat(features)
+    predicted = knn_predict(found, labels.to(device), found, leave_one_out=True)
+    return float((predicted.cpu() == labels).float().mean())
+
+
+@torch.inference_mode()
+def draw_reconstructions(path: Path, model: MaskedAutoencoder, batch: Batch, normalization: Normalization) -> None:
+    """Write a picture: in each row a view, what is seen of it, and what is predicted of the rest.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
+    device = next(model.parameters()).device
+    x = normalised(batch.views.to(device), normalization.mean, normalization.std)
+    visible, decoded = batch.visible.to(device), batch.decoded.to(device)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalization.mean, normalization.std))
+    predicted = model.predict(x, visible, decoded).cpu()
+
+    grid = model.layout.grid
+    true = patchify(batch.views / 255, grid)
+    seen = torch.full_like(true, _GREY)
+    _put(seen, batch.visible, true.gather(1, _wide(batch.visible, true)))
+    whole = seen.clone()
+    shown = predicted.unflatten(2, (3, -1)) * std.flatten()[:, None] + mean.flatten()[:, None]
+    _put(whole, batch.decoded, shown.flatten(2).to(whole.dtype))
+    columns = [unpatchify(patches, grid) for patches in (true, seen, whole)]
+    with atomic_path(path) as target:
+        Image.fromarray(_sheet(columns)).save(target, format="PNG")
+
+
+def _wide(index: Tensor, like: Tensor) -> Tensor:
+    return index[:, :, None].expand(-1, -1, like.shape[2])
+
+
+def _put(patches: Tensor, index: Tensor, values: Tensor) -> None:
+    patches.scatter_(1, _wide(index, patches), values)
+
+
+def _sheet(columns: list[Float[Tensor, "row 3 height width"]]) -> UInt8[np.ndarray, "tall wide 3"]:
+    """Pictures side by side in rows, on white."""
+    framed = [F.pad(column.clamp(0, 1), (_GAP, 0, _GAP, 0), value=1.0) for column in columns]
+    rows = torch.cat(framed, dim=3)
+    sheet = F.pad(torch.cat(list(rows), dim=1), (0, _GAP, 0, _GAP), value=1.0)
+    return (sheet.permute(1, 2, 0) * 255).round().byte().numpy()

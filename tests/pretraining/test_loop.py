@@ -1,0 +1,311 @@
+"""A run: it learns, stops and goes on exactly, and many processes are as one."""
+
+import csv
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, safe_open
+
+from siftlens.core import InputError, ModelError, SiftlensError, StudyError
+from siftlens.pretraining import loop
+from siftlens.pretraining.autoencoder import MaskedAutoencoder
+from siftlens.pretraining.choice import PartialDecoding
+from siftlens.pretraining.decoder import DecoderSettings
+from siftlens.pretraining.detection import detect_images
+from siftlens.pretraining.loop import Pace, rate_at
+from siftlens.pretraining.masking import MaskPolicy
+from siftlens.pretraining.pretrain import pretrain
+from siftlens.pretraining.settings import PretrainSettings
+
+pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
+
+SIZE = 32
+SETTINGS = PretrainSettings(
+    model="test_vit",
+    architecture={"depth": 1, "patch_size": 8},
+    size=SIZE,
+    epochs=3,
+    batch_size=6,
+    learning_rate=0.02,
+    decoder=DecoderSettings(16, 1, 2),
+    policy=MaskPolicy("ramped"),
+    guide="gradient",
+)
+STEPS = 3 * 3  # of 20 images, 18 make full batches
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Twenty pictures of coloured squares in two folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(2)
+    for number in range(20):
+        path = folder / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        coarse = Image.fromarray(random.integers(0, 256, (7, 7, 3), dtype=np.uint8))
+        coarse.resize((48, 48), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+def run(photos, out, settings=SETTINGS, **rest):
+    return pretrain(photos, out, settings, device="cpu", **rest)
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def assert_same_weights(one, other, **tolerance):
+    first, second = load_file(one / "state.safetensors"), load_file(other / "state.safetensors")
+    assert first.keys() == second.keys()
+    assert len(first) > 40
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    """A run from its beginning to its end."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, run(photos, out)
+
+
+def test_a_run_leaves_an_encoder_logs_and_pictures(whole):
+    out, result = whole
+    log = rows(out / "log.csv")
+    assert log[0] == ["step", "loss"]
+    assert [int(row[0]) for row in log[1:]] == list(range(STEPS))
+    losses = [float(row[1]) for row in log[1:]]
+    assert result.finished.loss == pytest.approx(np.mean(losses[-3:]), abs=1e-5)
+    assert result.finished.steps == STEPS
+    assert [row[:2] for row in rows(out / "knn.csv")] == [["step", "epoch"], ["3", "1"], ["6", "2"], ["9", "3"]]
+    assert rows(out / "knn.csv")[-1][2] == f"{result.finished.knn:.4f}"
+    with Image.open(out / "reconstructions.png") as picture:
+        assert picture.size == (3 * (SIZE + 4) + 4, 8 * (SIZE + 4) + 4)
+    assert (result.images, result.aside) == (20, ())
+    assert not list(out.glob(".*"))
+
+
+def test_the_encoder_loads_into_timm_as_it_is(whole):
+    out, result = whole
+    with safe_open(result.encoder, "pt") as file:
+        about = file.metadata()
+    assert (about["timm"], about["size"]) == ("test_vit", str(SIZE))
+    model = timm.create_model(
+        "test_vit", depth=1, patch_size=8, img_size=SIZE, num_classes=0, checkpoint_path=str(result.encoder)
+    )
+    state = load_file(out / "state.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[f"model.encoder.{name}"])
+
+
+@pytest.mark.parametrize("stop", [4, 6, 8])  # in the middle of an epoch, at its end, and in the last one
+def test_killed_and_resumed_is_as_if_uninterrupted(photos, whole, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+    done = []
+
+    def die(_stage, images, _total):
+        if images > stop * SETTINGS.batch_size:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path, pace=Pace(save_every=0), progress=die)
+    result = run(photos, tmp_path, resume=True, progress=lambda *given: done.append(given))
+    assert result.finished.steps == STEPS - stop
+    assert_same_weights(whole[0], tmp_path, rtol=0, atol=0)
+    for name in ("log.csv", "knn.csv"):
+        assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(photos, whole, tmp_path):
+    run(photos, tmp_path)
+    result = run(photos, tmp_path, resume=True)
+    assert result.finished.steps == 0
+    assert_same_weights(whole[0], tmp_path, rtol=0, atol=0)
+    assert rows(tmp_path / "log.csv") == rows(whole[0] / "log.csv")
+
+
+def test_accumulating_gradients_gives_the_same_weights(photos, whole, tmp_path):
+    run(photos, tmp_path, pace=Pace(accumulate=3))
+    assert_same_weights(whole[0], tmp_path, rtol=1e-3, atol=2e-5)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from siftlens.pretraining.choice import PartialDecoding
+from siftlens.pretraining.decoder import DecoderSettings
+from siftlens.pretraining.masking import MaskPolicy
+from siftlens.pretraining.pretrain import pretrain
+from siftlens.pretraining.settings import PretrainSettings
+
+if __name__ == "__main__":
+    pretrain(Path(sys.argv[1]), Path(sys.argv[2]), {settings!r}, device="cpu")
+"""
+
+
+def test_two_processes_are_as_one(photos, whole, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(settings=SETTINGS))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, script, photos, tmp_path / "out"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_weights(whole[0], tmp_path / "out", rtol=1e-3, atol=2e-5)
+    ours, theirs = rows(whole[0] / "log.csv"), rows(tmp_path / "out" / "log.csv")
+    np.testing.assert_allclose([float(row[1]) for row in ours[1:]], [float(row[1]) for row in theirs[1:]], rtol=1e-4)
+    assert not (tmp_path / "out" / "images.npy").exists()
+
+
+ARMS = {
+    "random": {"policy": MaskPolicy("random")},
+    "high": {"policy": MaskPolicy("keypoint-high")},
+    "another image's": {"policy": MaskPolicy("keypoint-high"), "guide": "other"},
+    "partial": {"policy": MaskPolicy("random"), "decoding": PartialDecoding(0.5, 0.0)},
+    "ranked partial": {"policy": MaskPolicy("random"), "decoding": PartialDecoding(0.5, 0.5)},
+    "hints": {"policy": MaskPolicy("hints")},
+    "weighted loss": {"policy": MaskPolicy("random"), "loss_temperature": 0.5},
+    "cross-attention": {"policy": MaskPolicy("random"), "decoder": DecoderSettings(16, 1, 2, "cross")},
+}
+
+
+@pytest.fixture(scope="module")
+def keypoints(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("keypoints") / "file"
+    detect_images(photos, out, side=SIZE)
+    return out
+
+
+@pytest.fixture(scope="module")
+def losses(photos, keypoints, tmp_path_factory):
+    """Of one epoch, by arm."""
+    found = {}
+    for name, changes in ARMS.items():
+        out = tmp_path_factory.mktemp("arm")
+        settings = replace(SETTINGS, **{"guide": "keypoints", "epochs": 1} | changes)
+        run(photos, out, settings, keypoints=keypoints if settings.needs_keypoints else None)
+        found[name] = [row[1] for row in rows(out / "log.csv")[1:]]
+    return found
+
+
+def test_every_arm_trains_and_differs_from_every_other(losses):
+    assert len({tuple(loss) for loss in losses.values()}) == len(ARMS)
+    assert all(math.isfinite(float(value)) for loss in losses.values() for value in loss)
+
+
+def test_only_what_is_guided_asks_for_keypoints():
+    needs = {
+        name: replace(SETTINGS, **{"guide": "keypoints"} | changes).needs_keypoints for name, changes in ARMS.items()
+    }
+    assert {name for name, needed in needs.items() if not needed} == {"random", "partial", "cross-attention"}
+    assert not SETTINGS.needs_keypoints
+
+
+def test_a_run_learns(photos, tmp_path):
+    settings = replace(SETTINGS, epochs=60, learning_rate=0.1, smallest_crop=1.0, policy=MaskPolicy(), norm_pix=False)
+    run(photos, tmp_path, settings, pace=Pace(evaluations=1))
+    loss = [float(row[1]) for row in rows(tmp_path / "log.csv")[1:]]
+    assert np.mean(loss[-6:]) < 0.6 * np.mean(loss[:3])
+
+
+def test_bf16_is_near_fp32(photos, whole, tmp_path):
+    run(photos, tmp_path, precision="bf16")
+    ours, theirs = (np.array(rows(out / "log.csv")[1:], float)[:, 1] for out in (whole[0], tmp_path))
+    assert not np.array_equal(ours, theirs)
+    np.testing.assert_allclose(ours, theirs, rtol=0.02)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+    usual, steps = MaskedAutoencoder.forward, []
+
+    def poisoned(self, *given):
+        steps.append(1)
+        return usual(self, *given) * (math.nan if len(steps) == 6 else 1)
+
+    monkeypatch.setattr(MaskedAutoencoder, "forward", poisoned)
+    with pytest.raises(SiftlensError, match="the loss is nan at step 5; the last checkpoint in .* is from before"):
+        run(photos, tmp_path, pace=Pace(save_every=0))
+    with safe_open(tmp_path / "state.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "5"
+        assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
+
+
+def test_too_little_memory_says_what_helps(photos, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(MaskedAutoencoder, "forward", full)
+    with pytest.raises(SiftlensError, match="out of memory in a training step; --accumulate 2 needs about half"):
+        run(photos, tmp_path)
+
+
+def test_other_settings_are_not_resumed(photos, tmp_path):
+    run(photos, tmp_path, replace(SETTINGS, epochs=1))
+    with pytest.raises(StudyError, match="had other settings: epochs was 1 and is 3; resume with the settings it was"):
+        run(photos, tmp_path, resume=True)
+    with pytest.raises(StudyError, match=r"policy\.name was 'ramped' and is 'random'"):
+        run(photos, tmp_path, replace(SETTINGS, epochs=1, policy=MaskPolicy()), resume=True)
+    with pytest.raises(InputError, match="holds a run already; go on with it"):
+        run(photos, tmp_path)
+
+
+def test_a_damaged_state_is_refused(photos, tmp_path):
+    run(photos, tmp_path, replace(SETTINGS, epochs=1))
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-7])
+    with pytest.raises(StudyError, match=r"state\.safetensors is damaged .*; delete the folder and begin anew"):
+        run(photos, tmp_path, replace(SETTINGS, epochs=1), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"guide": "keypoints"}, InputError, r"needs their file; make it \(siftlens keypoints --size 32\)"),
+        ({"model": "vit_tini_patch16_224"}, ModelError, "did you mean timm/vit_tiny_patch16_224"),
+        (
+            {"size": 36},
+            ModelError,
+            "views of 36 px are no whole number of patches of 8x8 px; the nearest size is 32 px",
+        ),
+        ({"batch_size": 21}, InputError, "a batch of 21 needs as many images, got 20"),
+    ],
+)
+def test_what_cannot_be_done_is_said(photos, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        run(photos, tmp_path, replace(SETTINGS, source=None, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
+    with pytest.raises(
+        InputError, match="a batch of 6 images cannot be shared equally by 4 parts; choose a multiple of 4"
+    ):
+        run(photos, tmp_path, pace=Pace(accumulate=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"warm_up": 0.0}, r"warm_up must lie in \(0, 1\], got 0.0"),
+        ({"source": 16}, "views of 32 px cannot be cut from squares of 16 px"),
+        ({"loss_temperature": 0.0}, "loss_temperature must be positive, got 0.0"),
+        ({"guide": "depth"}, "guide must be one of keypoints, other, gradient, got 'depth'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        replace(SETTINGS, **changes)
+
+
+def test_the_rate_rises_and_falls():
+    rates = [rate_at(progress, 0.1) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.5, 0], atol=1e-12)
