@@ -6,6 +6,7 @@ from PIL import Image
 
 from siftlens.core import InputError, NothingReadableError
 from siftlens.keypoints import KeypointStore, SiftSettings
+from siftlens.patchmaps import Shrinking
 from siftlens.pretraining import images as images_module
 from siftlens.pretraining.detection import detect_images
 from siftlens.pretraining.images import hold, in_order_of
@@ -28,7 +29,7 @@ def folder(tmp_path):
 
 
 def test_images_are_held_as_squares_with_names_and_reasons(folder, tmp_path):
-    held = hold(folder, SIDE, spill=tmp_path / "spill")
+    held = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
     assert held.pixels.shape == (10, 3, SIDE, SIDE)
     assert len(held) == 10
     assert held.groups == ("a",) * 5 + ("b",) * 5
@@ -43,9 +44,9 @@ def test_images_are_held_as_squares_with_names_and_reasons(folder, tmp_path):
 
 
 def test_what_does_not_fit_memory_is_held_in_a_file(folder, tmp_path, monkeypatch):
-    usual = hold(folder, SIDE, spill=tmp_path / "none")
+    usual = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "none")
     monkeypatch.setattr(images_module, "_SHARE", 0.0)
-    spilled = hold(folder, SIDE, spill=tmp_path / "new" / "spill.npy", workers=2)
+    spilled = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "new" / "spill.npy", workers=2)
     assert (tmp_path / "new" / "spill.npy").stat().st_size > 12 * SIDE * SIDE * 3
     np.testing.assert_array_equal(spilled.pixels, usual.pixels)
     assert spilled.contents == usual.contents
@@ -53,7 +54,7 @@ def test_what_does_not_fit_memory_is_held_in_a_file(folder, tmp_path, monkeypatc
 
 def test_a_folder_without_a_usable_image_is_refused(folder, tmp_path):
     with pytest.raises(NothingReadableError, match=r"none of 12 images can be used; the first, a/00\.png: 52x47 px"):
-        hold(folder, 64, spill=tmp_path / "spill")
+        hold(folder, Shrinking(64, 64), spill=tmp_path / "spill")
     with pytest.raises(NothingReadableError, match="none of 12 images can be used"):
         detect_images(folder, tmp_path / "keypoints", side=64)
 
@@ -61,7 +62,7 @@ def test_a_folder_without_a_usable_image_is_refused(folder, tmp_path):
 def test_keypoints_are_found_in_the_very_squares(folder, tmp_path):
     out = tmp_path / "keypoints"
     store, aside = detect_images(folder, out, side=SIDE, workers=2)
-    held = hold(folder, SIDE, spill=tmp_path / "spill")
+    held = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
     assert in_order_of(KeypointStore.load(out), held).tolist() == list(range(10))
     assert [image.identity for image in aside] == ["a/04.png", "a/notes.txt"]
     assert len(store.x) > 0
@@ -98,10 +99,10 @@ def test_keypoints_of_other_images_or_settings_are_refused(folder, tmp_path):
     store, _ = detect_images(folder, tmp_path / "keypoints", side=SIDE, settings=SiftSettings(sigma=1.7))
     assert store.settings.sigma == 1.7
     with pytest.raises(InputError, match=r"on squares of 40 px, views are cut from 41 px; .* --size 41"):
-        in_order_of(store, hold(folder, 41, spill=tmp_path / "spill"))
+        in_order_of(store, hold(folder, Shrinking(41, 41), spill=tmp_path / "spill"))
     Image.new("RGB", (50, 50), "red").save(folder / "b" / "01.png")
     with pytest.raises(InputError, match=r"1 of 10 do not fit, the first, b/01\.png, has other pixels now; run"):
-        in_order_of(store, hold(folder, SIDE, spill=tmp_path / "spill"))
+        in_order_of(store, hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill"))
     (folder / "b" / "01.png").rename(folder / "b" / "new.png")
     with pytest.raises(InputError, match=r"the first, b/new\.png, is not in it"):
-        in_order_of(store, hold(folder, SIDE, spill=tmp_path / "spill"))
+        in_order_of(store, hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill"))

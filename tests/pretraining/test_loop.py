@@ -19,9 +19,10 @@ from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.choice import PartialDecoding
 from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.detection import detect_images
-from siftlens.pretraining.loop import Pace, rate_at
+from siftlens.pretraining.loop import Pace
 from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.pretrain import pretrain
+from siftlens.pretraining.schedule import rate_at
 from siftlens.pretraining.settings import PretrainSettings
 
 pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
@@ -295,7 +296,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
     ("changes", "message"),
     [
         ({"epochs": 0}, "epochs must be positive, got 0"),
-        ({"warm_up": 0.0}, r"warm_up must lie in \(0, 1\], got 0.0"),
+        ({"warm_up": 0.0}, "warm_up must lie between 0 and 1, got 0.0"),
         ({"source": 16}, "views of 32 px cannot be cut from squares of 16 px"),
         ({"loss_temperature": 0.0}, "loss_temperature must be positive, got 0.0"),
         ({"guide": "depth"}, "guide must be one of keypoints, other, gradient, got 'depth'"),

@@ -16,6 +16,8 @@ from siftlens.cli.compare import compare
 from siftlens.cli.demo import demo
 from siftlens.cli.export import export
 from siftlens.cli.keypoints import keypoints
+from siftlens.cli.pretrain import pretrain
+from siftlens.cli.probe import probe
 
 app = typer.Typer(
     name="siftlens",
@@ -31,6 +33,8 @@ app.command()(demo)
 app.command()(compare)
 app.command()(export)
 app.command()(keypoints)
+app.command()(pretrain)
+app.command()(probe)
 
 
 def _print_version(wanted: bool) -> bool:

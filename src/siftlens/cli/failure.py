@@ -11,6 +11,7 @@ import typer
 from siftlens.core import NothingReadableError, SiftlensError
 
 NOTHING_READABLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_PRETRAINING = "state.safetensors"  # what a pre-training goes on from
 
 
 @contextmanager
@@ -45,4 +46,5 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _go_on(out: Path) -> str:
     from siftlens.interrelation.spool import has_progress  # not at import: numpy takes a while
 
-    return f"; --resume goes on from the last state in {out}" if has_progress(out) else ""
+    kept = has_progress(out) or (out / _PRETRAINING).is_file()
+    return f"; --resume goes on from the last state in {out}" if kept else ""

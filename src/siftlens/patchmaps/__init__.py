@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from siftlens.patchmaps.decoded import Shrinking, decode_images
 from siftlens.patchmaps.measures import LEVELS, MEASURES, auroc, levels, patch_weights, standardize
 from siftlens.patchmaps.pipeline import prepare_images
 from siftlens.patchmaps.prepare import Prepared, PrepareSettings, Quarantined
 from siftlens.patchmaps.rivals import RIVALS, rival_maps
-from siftlens.patchmaps.squares import Shrinking, decode_squares
 
 if TYPE_CHECKING:
     from siftlens.patchmaps.tensor import concentration
@@ -21,7 +21,7 @@ __all__ = [
     "Shrinking",
     "auroc",
     "concentration",
-    "decode_squares",
+    "decode_images",
     "levels",
     "patch_weights",
     "prepare_images",

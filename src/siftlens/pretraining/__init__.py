@@ -8,21 +8,26 @@ from siftlens.pretraining.detection import detect_images
 from siftlens.pretraining.loop import Pace
 from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.pretrain import Pretrained, pretrain
+from siftlens.pretraining.probes import LabelledImages, ProbeResult, hold_labelled, probe
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.settings import PretrainSettings
 
 __all__ = [
     "DecoderSettings",
+    "LabelledImages",
     "MaskPolicy",
     "MaskedAutoencoder",
     "Pace",
     "PartialDecoding",
     "PretrainSettings",
     "Pretrained",
+    "ProbeResult",
     "detect_images",
+    "hold_labelled",
     "image_keys",
     "lightly_indices",
     "loss_weights",
     "pretrain",
+    "probe",
     "split",
 ]

@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from siftlens.core import InputError
-from siftlens.data import disk_errors, open_images
+from siftlens.data import Preprocessing, disk_errors, open_images
 from siftlens.keypoints import KeypointStore
-from siftlens.patchmaps import Quarantined, decode_squares
+from siftlens.patchmaps import Quarantined, decode_images
 from siftlens.pretraining.detection import expect_some
 
 _SHARE = 0.4  # of the machine's memory, which images may take
@@ -35,19 +35,21 @@ class HeldImages:
     identities: tuple[str, ...]
     groups: tuple[str, ...]
     contents: tuple[str, ...]
-    pixels: UInt8[Tensor, "image 3 side side"]
+    pixels: UInt8[Tensor, "image 3 height width"]
     aside: tuple[Quarantined, ...] = ()
 
     def __len__(self) -> int:
         return len(self.identities)
 
 
-def hold(images: Any, side: int, *, spill: Path, workers: int = 0, in_file: bool = False) -> HeldImages:
-    """Decode images to squares.
+def hold(
+    images: Any, preprocessing: Preprocessing, *, spill: Path, workers: int = 0, in_file: bool = False
+) -> HeldImages:
+    """Decode images to one size.
 
     Args:
         images: a folder, a glob, a text file of paths, or a collection in memory.
-        side: width and height, px.
+        preprocessing: resize and crop.
         spill: the file that holds the pixels where they would take more than 40 % of the memory.
         workers: processes beside this one.
         in_file: hold the pixels there in any case.
@@ -57,7 +59,7 @@ def hold(images: Any, side: int, *, spill: Path, workers: int = 0, in_file: bool
         NothingReadableError: not one image can be used.
     """
     source = open_images(images)
-    shape = (len(source), side, side, 3)
+    shape = (len(source), preprocessing.height, preprocessing.width, 3)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if not in_file and np.prod(shape) <= _SHARE * memory:
         array = np.empty(shape, np.uint8)
@@ -69,14 +71,14 @@ def hold(images: Any, side: int, *, spill: Path, workers: int = 0, in_file: bool
     groups: list[str] = []
     contents: list[str] = []
     aside: list[Quarantined] = []
-    for square in decode_squares(source, side, workers=workers):
-        if isinstance(square, Quarantined):
-            aside.append(square)
+    for image in decode_images(source, preprocessing, workers=workers):
+        if isinstance(image, Quarantined):
+            aside.append(image)
             continue
-        array[len(identities)] = square.pixels
-        identities.append(square.identity)
-        groups.append(square.group)
-        contents.append(square.content)
+        array[len(identities)] = image.pixels
+        identities.append(image.identity)
+        groups.append(image.group)
+        contents.append(image.content)
     expect_some(len(identities), aside)
     pixels = torch.from_numpy(array[: len(identities)]).permute(0, 3, 1, 2)
     return HeldImages(tuple(identities), tuple(groups), tuple(contents), pixels, tuple(aside))
@@ -86,7 +88,7 @@ def in_order_of(store: KeypointStore, images: HeldImages) -> np.ndarray:
     """Where the keypoints of each image stand in a store.
 
     Raises:
-        InputError: the store is of squares of another size, or lacks an image, or its pixels were others.
+        InputError: the store is of images of another size, or lacks an image, or its pixels were others.
     """
     side = images.pixels.shape[2]
     if store.side != side:

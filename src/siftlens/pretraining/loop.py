@@ -20,6 +20,7 @@ from siftlens.pretraining.batches import Batch, Batches
 from siftlens.pretraining.checkpoint import ENCODER, STATE, load_state, save_state, write
 from siftlens.pretraining.images import HeldImages
 from siftlens.pretraining.logbook import Logbook
+from siftlens.pretraining.schedule import rate_at
 from siftlens.pretraining.settings import PretrainSettings
 from siftlens.pretraining.views import normalised
 from siftlens.pretraining.watch import draw_reconstructions, watch_knn
@@ -228,13 +229,6 @@ class Run:
             "settings": dumps(self._settings.describe()),
         }
         write(self._out / ENCODER, self._model.encoder.state_dict(), about)
-
-
-def rate_at(progress: float, warm_up: float) -> float:
-    """Share of the full learning rate after a share of all steps: a linear rise, then a cosine to zero."""
-    if progress < warm_up:
-        return progress / warm_up
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - warm_up) / (1 - warm_up))
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:

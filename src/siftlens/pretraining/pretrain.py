@@ -12,7 +12,7 @@ import torch
 from siftlens.core import InputError, PatchGrid
 from siftlens.data import atomic_path
 from siftlens.keypoints import KeypointStore
-from siftlens.patchmaps import Quarantined
+from siftlens.patchmaps import Quarantined, Shrinking
 from siftlens.pretraining.batches import Batches, Guide
 from siftlens.pretraining.build import build
 from siftlens.pretraining.checkpoint import ENCODER, STATE
@@ -122,10 +122,10 @@ def pretrain(
 def _held(fabric: "Fabric", images: Any, side: int, out: Path, workers: int) -> HeldImages:
     """The images; many processes decode them once, into a file that all of them read."""
     if fabric.world_size == 1:
-        return hold(images, side, spill=out / _PIXELS, workers=workers)
+        return hold(images, Shrinking(side, side), spill=out / _PIXELS, workers=workers)
     held = None
     if fabric.is_global_zero:
-        held = hold(images, side, spill=out / _PIXELS, workers=workers, in_file=True)
+        held = hold(images, Shrinking(side, side), spill=out / _PIXELS, workers=workers, in_file=True)
         held = replace(held, pixels=held.pixels[:0].clone())  # which the others read from the file
     shared: HeldImages = fabric.broadcast(held)
     pixels = np.load(out / _PIXELS, mmap_mode="c")[: len(shared)]

@@ -62,9 +62,10 @@ class PretrainSettings:
         for name in ("size", "epochs", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warm_up", "smallest_crop"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        if not 0 < self.warm_up < 1:
+            raise InputError(f"warm_up must lie between 0 and 1, got {self.warm_up}")
+        if not 0 < self.smallest_crop <= 1:
+            raise InputError(f"smallest_crop must lie in (0, 1], got {self.smallest_crop}")
         if self.side < self.size:
             raise InputError(
                 f"views of {self.size} px cannot be cut from squares of {self.side} px; choose a larger source"

@@ -1,4 +1,4 @@
-"""Decoding images to squares of one size: what pre-training holds, and what keypoints are detected on."""
+"""Decoding images without looking for keypoints: what training holds."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _WINDOW = 16  # images under way per worker
 
 @dataclass(frozen=True)
 class Shrinking(Preprocessing):
-    """A resize and centre crop that refuses to enlarge: blur would be learned as if it were the world."""
+    """A resize and centre crop to a square that refuses to enlarge: blur would be learned as if it were the world."""
 
     def apply(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         """Resize and crop an RGB image.
@@ -35,46 +35,48 @@ class Shrinking(Preprocessing):
 
 
 @dataclass(frozen=True)
-class Square:
+class Decoded:
     """One image, decoded.
 
     Attributes:
         identity: its name.
         group: its first folder, or "".
         content: hash of the pixels.
-        pixels: as the square.
+        pixels: after preprocessing.
     """
 
     identity: str
     group: str
     content: str
-    pixels: UInt8[np.ndarray, "side side 3"]
+    pixels: UInt8[np.ndarray, "height width 3"]
 
 
-def decode_squares(refs: Iterable[ImageRef], side: int, *, workers: int) -> Generator[Square | Quarantined]:
+def decode_images(
+    refs: Iterable[ImageRef], preprocessing: Preprocessing, *, workers: int
+) -> Generator[Decoded | Quarantined]:
     """Decode images in order; what cannot be used comes with its reason instead.
 
     Args:
         refs: the images.
-        side: width and height, px.
+        preprocessing: resize and crop.
         workers: processes beside this one; 0 works in this one.
 
     Raises:
         SiftlensError: worker processes keep dying.
     """
-    tasks = ((ref.fetched(), side) for ref in refs)
+    tasks = ((ref.fetched(), preprocessing) for ref in refs)
     if not workers:
         yield from map(_decode, tasks)
         return
     done = in_order(_decode, tasks, workers=workers, window=_WINDOW * workers, initializer=use_one_thread, initargs=())
-    for square in done:
-        yield Quarantined(square.task[0].identity, "its process died") if isinstance(square, Crashed) else square
+    for image in done:
+        yield Quarantined(image.task[0].identity, "its process died") if isinstance(image, Crashed) else image
 
 
-def _decode(task: tuple[ImageRef, int]) -> Square | Quarantined:
-    ref, side = task
+def _decode(task: tuple[ImageRef, Preprocessing]) -> Decoded | Quarantined:
+    ref, preprocessing = task
     try:
-        pixels = decode(ref, Shrinking(side, side))
+        pixels = decode(ref, preprocessing)
     except Unreadable as error:
         return Quarantined(ref.identity, str(error))
-    return Square(ref.identity, ref.group, content_hash(pixels), pixels)
+    return Decoded(ref.identity, ref.group, content_hash(pixels), pixels)

@@ -1,0 +1,162 @@
+"""`siftlens pretrain`: a masked autoencoder on a folder of images."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from siftlens.cli.failure import reported
+from siftlens.cli.progress import shown
+
+_IMAGES, _MODEL, _MASKS, _TRAINING, _RUN = "Images", "Model", "Masks and loss", "Training", "How to run"
+
+
+def pretrain(
+    images: Annotated[
+        str,
+        typer.Option(
+            "--images", "-i", metavar="PATH", help="A folder, a glob, or a text file.", rich_help_panel=_IMAGES
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", rich_help_panel=_RUN)],
+    keypoints: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What siftlens keypoints wrote.", rich_help_panel=_IMAGES),
+    ] = None,
+    size: Annotated[
+        int, typer.Option(min=8, metavar="PX", help="Width and height of views.", rich_help_panel=_IMAGES)
+    ] = 128,
+    source: Annotated[
+        int | None,
+        typer.Option(
+            min=8, metavar="PX", help="Squares that views are cut from; by default as --size.", rich_help_panel=_IMAGES
+        ),
+    ] = None,
+    smallest_crop: Annotated[
+        float, typer.Option(metavar="X", help="Least area of a view over the square's.", rich_help_panel=_IMAGES)
+    ] = 0.2,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME", help="The encoder, in timm.", rich_help_panel=_MODEL)
+    ] = "vit_tiny_patch16_224",
+    decoder_width: Annotated[
+        int, typer.Option(min=4, metavar="N", help="Channels of the decoder.", rich_help_panel=_MODEL)
+    ] = 192,
+    decoder_depth: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Blocks of the decoder.", rich_help_panel=_MODEL)
+    ] = 4,
+    decoder_heads: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Heads of the decoder.", rich_help_panel=_MODEL)
+    ] = 3,
+    cross: Annotated[
+        bool,
+        typer.Option("--cross", help="Masked patches attend to visible ones alone.", rich_help_panel=_MODEL),
+    ] = False,
+    policy: Annotated[
+        Literal["random", "keypoint-high", "keypoint-low", "ramped", "hints"],
+        typer.Option(
+            metavar="NAME", help="random, keypoint-high, keypoint-low, ramped or hints.", rich_help_panel=_MASKS
+        ),
+    ] = "random",
+    alpha: Annotated[
+        float, typer.Option(min=0, metavar="X", help="Strength of the policy.", rich_help_panel=_MASKS)
+    ] = 0.5,
+    mask_ratio: Annotated[
+        float, typer.Option(metavar="X", help="Share of patches masked.", rich_help_panel=_MASKS)
+    ] = 0.75,
+    decode: Annotated[
+        float, typer.Option(metavar="X", help="Share of masked patches decoded.", rich_help_panel=_MASKS)
+    ] = 1.0,
+    ranked: Annotated[
+        float,
+        typer.Option(metavar="X", help="Part of those chosen by keypoints, not by chance.", rich_help_panel=_MASKS),
+    ] = 0.0,
+    loss_temperature: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weigh the loss by keypoints, exp(density / X).", rich_help_panel=_MASKS),
+    ] = None,
+    norm_pix: Annotated[
+        bool,
+        typer.Option("--norm-pix/--raw-pix", help="Predict pixels normalised by patch.", rich_help_panel=_MASKS),
+    ] = True,
+    epochs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Passes over the images.", rich_help_panel=_TRAINING)
+    ] = 100,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images per step, in all processes.", rich_help_panel=_TRAINING)
+    ] = 256,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="X", help="At a batch of 256.", rich_help_panel=_TRAINING)
+    ] = 1.5e-4,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of weights, views, order and masks.", rich_help_panel=_TRAINING)
+    ] = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(metavar="NAME", help="auto, cpu or cuda.", rich_help_panel=_RUN),
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        typer.Option(metavar="NAME", help="fp32 or bf16; by default as fits.", rich_help_panel=_RUN),
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Parts of a step, to save memory.", rich_help_panel=_RUN)
+    ] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the model with torch.compile.", rich_help_panel=_RUN)
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Processes that decode beside this one.", rich_help_panel=_RUN)
+    ] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.", rich_help_panel=_RUN)] = False,
+) -> None:
+    """Pre-train a vision transformer on images without labels, as a masked autoencoder.
+
+    DIR then holds encoder.safetensors, which loads into timm and siftlens, state.safetensors, from which a run goes on,
+    log.csv, knn.csv (where images lie in class folders), reconstructions.png and run.json. Start it by torchrun for
+    many GPUs.
+    """
+    with reported(out):
+        # Not at import: torch takes seconds, and --help should not.
+        from siftlens.pretraining import DecoderSettings, MaskPolicy, Pace, PartialDecoding, PretrainSettings
+        from siftlens.pretraining import pretrain as run
+
+        settings = PretrainSettings(
+            model=model,
+            size=size,
+            source=source,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            smallest_crop=smallest_crop,
+            policy=MaskPolicy(policy, alpha, mask_ratio),
+            decoding=PartialDecoding(decode, ranked),
+            decoder=DecoderSettings(decoder_width, decoder_depth, decoder_heads, "cross" if cross else "self"),
+            loss_temperature=loss_temperature,
+            norm_pix=norm_pix,
+            seed=seed,
+        )
+        with shown(Console(stderr=True)) as progress:
+            done = run(
+                images,
+                out,
+                settings,
+                keypoints=keypoints,
+                pace=Pace(accumulate=accumulate, compile=compiled),
+                resume=resume,
+                device=device,
+                precision=precision,
+                workers=workers,
+                progress=progress,
+            )
+        finished = done.finished
+        typer.echo(f"encoder    {done.encoder}")
+        typer.echo(
+            f"images     {done.images}" + (f", and {len(done.aside)} set aside (run.json)" if done.aside else "")
+        )
+        if finished.steps:
+            speed = finished.steps * batch_size / finished.seconds
+            typer.echo(f"loss       {finished.loss:.4f} in the last epoch; {speed:.0f} images/s")
+        if finished.knn is not None:
+            typer.echo(f"k-NN       {finished.knn:.1%}, each image by the others")
+        typer.echo(f"look       siftlens analyze --model timm/{model} --weights {done.encoder} --size {size} ...")

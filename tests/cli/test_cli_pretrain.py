@@ -1,0 +1,103 @@
+"""keypoints, pretrain, probe and analyze, one after the other, as a user meets them."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from siftlens.cli.app import app
+
+pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with 16 pictures in two folders, one file that is no image among them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    random = np.random.default_rng(5)
+    for number in range(16):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(random.integers(0, 255, (10, 12, 3), dtype=np.uint8))
+        small.resize((72, 60), Image.Resampling.NEAREST).save(path)
+    (tmp_path / "photos" / "b" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def siftlens_cli(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+SMALL = ("--model", "test_vit", "--size", 48, "--epochs", 2, "--batch-size", 8, "--device", "cpu")
+DECODER = ("--decoder-width", 24, "--decoder-depth", 1)
+
+
+def test_from_a_folder_to_a_tested_encoder(place):
+    found = siftlens_cli("keypoints", "--images", "photos", "--out", "points", "--size", 48, "--workers", 0)
+    assert found.exit_code == 0, found.output
+    assert re.fullmatch(
+        r"keypoints  points, \d+ per image, \d\.\d KB each\nimages     16, and 1 set aside\n", found.stdout
+    )
+    assert "set aside  b/notes.txt: not an image of a kind that is read" in found.stderr
+
+    guided = ("--keypoints", "points", "--policy", "keypoint-high", "--decode", 0.5, "--ranked", 0.5)
+    trained = siftlens_cli("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER, *guided)
+    assert trained.exit_code == 0, trained.output
+    assert re.fullmatch(
+        r"encoder    out/encoder\.safetensors\n"
+        r"images     16, and 1 set aside \(run\.json\)\n"
+        r"loss       \d\.\d{4} in the last epoch; \d+ images/s\n"
+        r"k-NN       \d+\.\d%, each image by the others\n"
+        r"look       siftlens analyze --model timm/test_vit --weights out/encoder\.safetensors --size 48 \.\.\.\n",
+        trained.stdout,
+    )
+
+    encoder = ("--model", "timm/test_vit", "--weights", "out/encoder.safetensors", "--size", 48)
+    tested = siftlens_cli("probe", *encoder, "--train", "photos", "--val", "photos", "--epochs", 3)
+    assert tested.exit_code == 0, tested.output
+    assert re.fullmatch(
+        r"accuracy   \d+\.\d% of 16 images, 2 classes\n"
+        r"learned    from 16 images; 2 set aside\n"
+        r"protocol   a linear layer on frozen, .* 3 epochs, the last one reported, seed 0\n",
+        tested.stdout,
+    )
+
+    analysed = siftlens_cli("analyze", *encoder, "--images", "photos", "--out", "study", "--workers", 0)
+    assert analysed.exit_code == 0, analysed.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--policy", "hints"), "guidance by keypoints needs their file"),
+        (("--policy", "hints", "--keypoints", "photos/b/notes.txt"), "is cut off, damaged, or holds no keypoints"),
+        (("--mask-ratio", "1.5"), "the mask ratio must lie between 0 and 1, got 1.5"),
+        (("--images", "nowhere"), "no images at nowhere"),
+        (("--model", "resnet18"), "cannot be built"),
+        (("--batch-size", "32"), "a batch of 32 needs as many images, got 16; choose a smaller --batch-size"),
+        (("--size", "64"), "none of 17 images can be used; the first, a/00.png: 72x60 px: smaller than the squares"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_2(place, arguments, message):
+    result = siftlens_cli("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER, *arguments)
+    assert result.exit_code == (1 if "none of 17" in message else 2)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_run_is_not_overwritten_and_resumed_when_asked(place):
+    command = ("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER)
+    assert siftlens_cli(*command).exit_code == 0
+    again = siftlens_cli(*command)
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "out holds a run already; go on with it (--resume), or choose another folder" in again.stderr
+    resumed = siftlens_cli(*command, "--resume")
+    assert resumed.exit_code == 0
+    assert "loss" not in resumed.stdout
+    changed = siftlens_cli(*command, "--resume", "--seed", 1)
+    assert (changed.exit_code, changed.stdout) == (2, "")
+    assert "had other settings: seed was 0 and is 1" in changed.stderr
