@@ -34,6 +34,8 @@ def test_output_with_reading_on(name, mode):
     plain, read = (y if isinstance(y, torch.Tensor) else y.last_hidden_state for y in (plain, read))
     if name in ("torchvision", "own", "open_clip"):
         torch.testing.assert_close(read, plain, atol=1e-5, rtol=1e-5)
+    elif mode is torch.inference_mode and torch.__version__ < "2.15":
+        torch.testing.assert_close(read, plain, atol=1e-6, rtol=1e-6)  # another linear kernel under any dispatch mode
     else:
         assert torch.equal(read, plain)
 

@@ -124,6 +124,8 @@ def test_weights_that_are_of_the_size_asked_for_are_taken_as_they_are(tmp_path):
     "name", ["test_vit", "eva02_tiny_patch14_224", "beit_base_patch16_224", "vit_small_patch16_dinov3"]
 )
 def test_rectangles(name):
+    if name.startswith("beit") and not hasattr(timm.models.Beit, "set_input_size"):
+        pytest.skip(f"timm {timm.__version__} cannot resize BEiT")
     size = (42, 70) if "patch14" in name else (48, 80)
     model = load_model(f"timm/{name}", random_init=True, size=size)
     assert model.module(torch.randn(1, 3, *size)).ndim == 2
