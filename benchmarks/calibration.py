@@ -185,7 +185,7 @@ def replacement_run(table: np.ndarray, design: Design, run: int, seed: int) -> l
         record = record_of(np.stack(tested), index if pool_size > 1 else index[:, :0])
         sums = Accumulator.empty(record, pool_size)
         sums.add(record, weights, drawn)
-        rows = finalize(sums)[0]
+        rows = finalize(sums).heads
         return [
             {
                 "statistic": name,
@@ -277,7 +277,7 @@ def content_free(grid: PatchGrid, prepared: Sequence[Prepared], seed: int) -> li
             sums = sums or Accumulator.empty(record, pool.size)
             sums.add(record, image_weights(contents[start : start + 32], seed), pool_weights)
         assert sums is not None
-        heads = finalize(sums)[0]
+        heads = finalize(sums).heads
         columns = ["value", "effect", "low", "high", "p", "mirror_effect", "mirror_p"]
         found += [
             {"attention": names[row["head"]], "statistic": row.statistic, "values_by_rank": by_rank, "n": row.n}

@@ -104,6 +104,13 @@ Only 13 images stand behind the null: read this as a preview\.
 )
 
 
+def test_a_mistyped_path_is_told_before_the_model_is_loaded(place):
+    Path("model.py").write_text("def make():\n    raise AssertionError('loaded')\n")
+    result = analyze(images="fotos")
+    assert result.exit_code == 2
+    assert failed(result).startswith("siftlens: error: no images at fotos: nothing is there")
+
+
 def test_analyze_writes_a_study_and_sums_it_up(place):
     result = analyze("--entropy", "--group-by", "folder", "--batch-size", 5, "--seed", 3)
     assert result.exit_code == 0

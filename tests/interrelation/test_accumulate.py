@@ -114,10 +114,13 @@ def test_merging_shards_in_any_order_gives_the_same(shards, order):
     for name, array in merged.to_arrays().items():
         if array.dtype == np.float64:
             assert np.allclose(array, getattr(whole, name), rtol=1e-12, atol=1e-12), name
-    (heads, arrays), (heads_whole, arrays_whole) = finalize(merged), finalize(whole)
-    for column in heads.select_dtypes("float64"):
-        assert np.allclose(heads[column], heads_whole[column], rtol=1e-11, atol=1e-12, equal_nan=True), column
-    assert np.allclose(arrays.level_lift, arrays_whole.level_lift, rtol=1e-12, atol=1e-12, equal_nan=True)
+    found, expected = finalize(merged), finalize(whole)
+    for table in ("heads", "layers"):
+        mine, theirs = getattr(found, table), getattr(expected, table)
+        for column in mine.select_dtypes("float64"):
+            assert np.allclose(mine[column], theirs[column], rtol=1e-11, atol=1e-12, equal_nan=True), column
+    lifts = found.arrays.level_lift, expected.arrays.level_lift
+    assert np.allclose(*lifts, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 def test_arrays_survive_a_file(tmp_path):
@@ -156,7 +159,7 @@ def test_a_single_image_has_no_null_map():
     )
     sums = Accumulator.empty(alone, 1, REPLICATES)
     sums.add(alone, image_weights(CONTENTS[:1], 0, REPLICATES), image_weights(CONTENTS[:1], 0, REPLICATES))
-    heads, _ = finalize(sums)
+    heads = finalize(sums).heads
     tested = heads[heads.statistic == "semantic_pull"]
     assert np.allclose(tested.value, alone.tested[0, ..., 0, 0].ravel())
     assert tested[["effect", "low", "high", "p", "q", "null_mean", "mirror_p"]].isna().all(axis=None)

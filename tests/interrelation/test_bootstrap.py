@@ -38,7 +38,7 @@ def false_positives(*, images, pool, null_maps, runs, heads=61, bootstrap_maps=T
         weights, pool_weights = (image_weights(names, 0, 200) for names in (contents, pool_contents))
         sums = Accumulator.empty(record, pool, 200)
         sums.add(record, weights, pool_weights if bootstrap_maps else np.ones_like(pool_weights))
-        heads_table, _ = finalize(sums)
+        heads_table = finalize(sums).heads
         tested = heads_table[heads_table.statistic == "semantic_pull"]
         found.append([(tested.p < 0.05).mean(), (tested.mirror_p < 0.05).mean()])
     return np.mean(found, axis=0)
@@ -65,6 +65,6 @@ def test_a_pool_that_is_the_sample_is_not_counted_twice():
         weights = image_weights(contents, 0, 200)
         sums = Accumulator.empty(record, 47, 200)
         sums.add(record, weights, weights)
-        table, _ = finalize(sums)
+        table = finalize(sums).heads
         rates.append((table[table.statistic == "semantic_pull"].p < 0.05).mean())
     assert np.mean(rates) < 0.07

@@ -71,7 +71,7 @@ def cell(heads, layer, head, statistic):
 
 
 def test_the_table_has_a_row_per_layer_head_and_statistic():
-    heads, _ = finalize(sums_of(record_of()))
+    heads = finalize(sums_of(record_of())).heads
     assert list(heads.columns) == COLUMNS
     assert len(heads) == LAYERS * HEADS * (2 + 1 + 5)
     assert heads.statistic.unique().tolist() == [
@@ -87,7 +87,7 @@ def test_the_table_has_a_row_per_layer_head_and_statistic():
 
 
 def test_planted_effects_come_back():
-    heads, _ = finalize(sums_of(record_of()))
+    heads = finalize(sums_of(record_of())).heads
     for layer, head in np.ndindex(LAYERS, HEADS):
         row = cell(heads, layer, head, "semantic_pull")
         assert row.value == pytest.approx(1 + EFFECTS[layer, head], abs=0.02)
@@ -103,7 +103,7 @@ def test_planted_effects_come_back():
 def test_intervals_and_p_values_follow_student():
     record = record_of()
     sums = sums_of(record)
-    heads, _ = finalize(sums)
+    heads = finalize(sums).heads
     drawn = (sums.tested - sums.others) / sums.tested_count
     row = cell(heads, 1, 2, "semantic_pull")
     freedom = min(IMAGES, POOL) - 1
@@ -118,7 +118,7 @@ def test_intervals_and_p_values_follow_student():
 
 
 def test_each_statistic_is_a_family_of_tests():
-    heads, _ = finalize(sums_of(record_of()))
+    heads = finalize(sums_of(record_of())).heads
     for statistic in ("semantic_pull", "assortativity"):
         family = heads[heads.statistic == statistic]
         for p, q in (("p", "q"), ("mirror_p", "mirror_q")):
@@ -128,7 +128,7 @@ def test_each_statistic_is_a_family_of_tests():
 def test_significance_is_that_of_the_family():
     record = record_of()
     record.tested[:, 0, 1, 1, 0] += 0.006
-    heads, _ = finalize(sums_of(record))
+    heads = finalize(sums_of(record)).heads
     family = heads[heads.statistic == "assortativity"]
     assert ((family.p < 0.05) & (family.q > 0.05)).any()
     assert (heads.significant == (heads.q < 0.05)).all()
@@ -155,7 +155,7 @@ def test_false_discovery_skips_what_has_no_p_value():
 
 def test_statistics_without_null_have_an_interval_of_their_value():
     record = record_of()
-    heads, _ = finalize(sums_of(record))
+    heads = finalize(sums_of(record)).heads
     row = cell(heads, 1, 1, "mean_squared_distance")
     assert row.value == pytest.approx(record.described[:, 1, 1, 0].mean())
     assert row.low < row.value < row.high
@@ -164,9 +164,36 @@ def test_statistics_without_null_have_an_interval_of_their_value():
     assert row.unit == "px^2"
 
 
+def test_layers_are_means_over_heads_in_every_replicate():
+    record = record_of()
+    record.tested[:, 1, 2, 0] = np.nan  # a head without a value is left out of its layer's mean
+    sums = sums_of(record)
+    layers = finalize(sums).layers
+    assert list(layers.columns) == [name for name in COLUMNS if name != "head"]
+    assert len(layers) == LAYERS * (2 + 1 + 5)
+    for layer, heads in ((0, [0, 1, 2]), (1, [0, 1])):
+        row = layers[(layers.layer == layer) & (layers.statistic == "semantic_pull")].iloc[0]
+        cells = (slice(None), layer, heads, 0)
+        own, other, mirror = (
+            part[cells] / sums.tested_count[cells] for part in (sums.tested, sums.others, sums.mirrors)
+        )
+        drawn, mirrored = (own - other).mean(axis=1), (own - mirror).mean(axis=1)
+        assert row.value == pytest.approx(own[0].mean())
+        assert row.effect == pytest.approx(drawn[0])
+        assert row.se == pytest.approx(np.std(drawn[1:], ddof=1))
+        assert row.mirror_effect == pytest.approx(mirrored[0])
+        assert row.high - row.effect == pytest.approx(stats.t.ppf(0.975, min(IMAGES, POOL) - 1) * row.se)
+        assert row.n == IMAGES
+    family = layers[layers.statistic == "semantic_pull"]
+    assert np.allclose(family.q, slow_discovery(family.p.tolist()))
+    described = layers[(layers.layer == 0) & (layers.statistic == "mean_squared_distance")].iloc[0]
+    assert described.value == pytest.approx(record.described[:, 0, :, 0].mean())
+
+
 def test_levels_against_loops():
     record = record_of()
-    heads, arrays = finalize(sums_of(record))
+    found = finalize(sums_of(record))
+    heads, arrays = found.heads, found.arrays
     assert arrays.level_n.to_series().to_dict() == dict(
         zip(["0", "1", "2-3", "4-7", "8+"], record.level_count.sum(axis=0), strict=True)
     )
@@ -201,7 +228,7 @@ def test_levels_against_loops():
 
 
 def test_without_class_token_nothing_is_said_about_it():
-    _, arrays = finalize(sums_of(record_of(classes=0)))
+    arrays = finalize(sums_of(record_of(classes=0))).arrays
     assert not [name for name in arrays if str(name).startswith("cls")]
 
 
@@ -209,14 +236,14 @@ def test_a_level_that_two_images_have_gets_a_value_and_no_interval():
     record = record_of()
     record.level_count[2:, 4] = 0
     record.level_mass[2:, ..., 4, :] = record.level_mass[2:, ..., 4] = 0
-    _, arrays = finalize(sums_of(record))
+    arrays = finalize(sums_of(record)).arrays
     corner = arrays.isel(query_level=4, key_level=4)
     assert corner.level_lift.notnull().all() and corner.level_lift_low.isnull().all()
 
 
 def test_two_images_get_no_interval_and_four_do():
     for images, known in ((2, False), (4, True)):
-        heads, _ = finalize(sums_of(record_of(images=images)))
+        heads = finalize(sums_of(record_of(images=images))).heads
         row = cell(heads, 0, 0, "semantic_pull")
         assert math.isfinite(row.effect) and math.isfinite(row.p) is known and math.isfinite(row.low) is known
 
@@ -226,7 +253,7 @@ def test_rounding_is_no_discovery():
     record = record_of()
     record.tested[:] = 0
     record.tested[..., 0] = 3e-8
-    heads, _ = finalize(sums_of(record))
+    heads = finalize(sums_of(record)).heads
     assert (heads.p.dropna() > 0.9).all() and not heads.significant.any()
 
 
@@ -234,13 +261,13 @@ def test_undefined_images_are_left_out_and_counted():
     record = record_of()
     record.tested[:11, 1, 0, 0, 2] = np.nan
     record.described[3, 0, 1] = np.nan
-    heads, _ = finalize(sums_of(record))
+    heads = finalize(sums_of(record)).heads
     row = cell(heads, 1, 0, "semantic_pull")
     assert row.n == IMAGES - 11 and row.value == pytest.approx(record.tested[11:, 1, 0, 0, 0].mean())
     row = cell(heads, 0, 1, "mean_squared_distance")
     assert row.n == IMAGES - 1 and row.value == pytest.approx(np.delete(record.described[:, 0, 1, 0], 3).mean())
     none = dataclasses.replace(record, tested=np.full_like(record.tested, np.nan))
-    heads, _ = finalize(sums_of(none))
+    heads = finalize(sums_of(none)).heads
     assert heads[heads.statistic == "semantic_pull"][["value", "effect", "p", "q"]].isna().all(axis=None)
 
 

@@ -68,7 +68,7 @@ def heads():
         record = stack_records([layer_record(slow.quick_reading(attention, maps, LAYOUT), maps, LAYOUT)], maps)
         sums = sums or Accumulator.empty(record, pool.size)
         sums.add(record, image_weights(contents, 0), pool_weights)
-    table, _ = finalize(sums)
+    table = finalize(sums).heads
     return {(PLANTS[row["head"]], row.statistic): row for _, row in table.iterrows()}
 
 

@@ -11,11 +11,9 @@ import xarray as xr
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from siftlens.attention import attention_maps
 from siftlens.core import InputError, ModelError, NothingReadableError
 from siftlens.data import NORMALIZATIONS, Preprocessing, open_images
 from siftlens.interrelation import reference
-from siftlens.interrelation.forward import to_input
 from siftlens.interrelation.run import discard_progress, run
 from siftlens.interrelation.settings import MAX_GROUPS, Settings
 from siftlens.interrelation.spool import has_progress
@@ -223,11 +221,12 @@ def test_unreadable_images_of_the_pool_give_way(model, tmp_path, monkeypatch):
     with analysed(model, images, tmp_path / "a") as result:
         assert result.run.pool == 7
         first = [image.identity for image in result.gallery]
+    assert len(first) == 7  # those of the pool, in its order
     for identity in first[:2]:
         (images / identity).write_bytes(b"")
     with analysed(model, images, tmp_path / "b") as result:
         assert (result.run.pool, result.run.quarantined) == (7, 2)
-        assert [image.identity for image in result.gallery][:4] == first[2:]
+        assert [image.identity for image in result.gallery][:5] == first[2:]
 
 
 def test_copies_of_an_image_stand_once_in_the_pool(model, tmp_path):
@@ -279,27 +278,6 @@ def test_a_measure_of_ones_own_is_used_and_named(model, folder, tmp_path):
         pull = result.heads.query("statistic == 'semantic_pull'")
         np.testing.assert_allclose(pull["effect"], 0, atol=1e-6)
         assert pull["value"].abs().max() > 1e-3
-
-
-# One layer of one image at a time; of all images; everything at once.
-@pytest.mark.parametrize("budget", [1, 6 * HEADS * 36**2 * 4, 2**30])
-def test_the_gallery_shows_the_models_attention(model, folder, tmp_path, monkeypatch, budget):
-    monkeypatch.setattr("siftlens.interrelation.gallery._ATTENTION_BYTES", budget)
-    with analysed(model, folder, tmp_path) as result:
-        image = result.gallery[4]
-    x = to_input([image.pixels], model.normalization, "cpu", torch.float32)
-    with torch.no_grad():
-        maps = attention_maps(model.module, x)
-    assert image.received.shape == (LAYERS, HEADS, 5, 7)
-    for layer in range(LAYERS):
-        attention = maps[layer][0].double().numpy()
-        for head in range(HEADS):
-            received = attention[head, 1:, 1:].mean(axis=0).reshape(5, 7)
-            step = image.received_scale[layer, head] / 255
-            np.testing.assert_allclose(image.received[layer, head] * step, received, atol=0.51 * step)
-            from_cls = attention[head, 0, 1:].reshape(5, 7)
-            step = image.cls_scale[layer, head] / 255
-            np.testing.assert_allclose(image.cls_attention[layer, head] * step, from_cls, atol=0.51 * step)
 
 
 class Spoilt(torch.nn.Module):

@@ -55,8 +55,10 @@ def made_up(*, layers=5, heads=3, n=37, seed=7, pull=0.2, names=None, contents=N
         covered=0.38,
     )
     images = {"identity": names, "content": contents, "group": "class", "keypoints": 17, "covered": 0.38}
+    heads = heads_of(arrays)
     return Result(
-        heads=heads_of(arrays),
+        heads=heads,
+        layers=layers_of(heads),
         arrays=arrays,
         images=pd.DataFrame(images),
         quarantine=pd.DataFrame({"identity": [], "reason": []}, dtype=str),
@@ -90,3 +92,24 @@ def heads_of(arrays):
             about |= {"mirror_effect": effect, "mirror_low": centre - half, "mirror_high": centre + half}
             rows.append(about | {"mirror_p": p, "mirror_q": p})
     return pd.DataFrame(rows)
+
+
+def layers_of(heads):
+    """A table of layers that fits the heads, as if all heads of a layer rose and fell together."""
+    numbers = ["value", "null_mean", "effect", "se", "low", "high", "mirror_effect", "mirror_low", "mirror_high"]
+    rows = []
+    for (statistic, layer), of in heads.groupby(["statistic", "layer"], sort=False):
+        mean = of[numbers].mean()
+        n = int(of["n"].min())
+        p = 2 * stats.t.sf(abs(mean["effect"]) / mean["se"], n - 1)
+        half = (mean["mirror_high"] - mean["mirror_low"]) / 2 / stats.t.ppf(0.975, n - 1)
+        mirror_p = 2 * stats.t.sf(abs(mean["mirror_effect"]) / half, n - 1)
+        about = {"layer": layer, "layer_name": of["layer_name"].iloc[0], "statistic": statistic}
+        about |= {"unit": of["unit"].iloc[0], **mean, "n": n, "p": p, "mirror_p": mirror_p}
+        rows.append(about | {"relevant": bool(abs(mean["effect"]) >= 0.1)})
+    table = pd.DataFrame(rows)
+    for own in ("", "mirror_"):
+        for _, of in table.groupby("statistic"):
+            known = of[f"{own}p"].notna()
+            table.loc[of.index[known], f"{own}q"] = stats.false_discovery_control(of.loc[known, f"{own}p"])
+    return table.assign(significant=table["q"] < 0.05).reindex(columns=[c for c in heads.columns if c != "head"])

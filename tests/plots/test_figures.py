@@ -81,13 +81,9 @@ def test_depth_shows_the_mean_its_interval_and_every_head(plot, result, statisti
 
 
 def test_unclear_layers_are_hollow(result):
-    heads = result.heads.copy()
-    heads.loc[(heads["statistic"] == "semantic_pull") & (heads["layer"] == 2), ["effect", "low", "high"]] = (
-        0.01,
-        -1.0,
-        1.02,
-    )
-    axes = Plots(replace(result, heads=heads)).depth().axes[0]
+    layers = result.layers.copy()
+    layers.loc[(layers["statistic"] == "semantic_pull") & (layers["layer"] == 2), "q"] = 0.5
+    axes = Plots(replace(result, layers=layers)).depth().axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [to_hex(dot.get_markerfacecolor()) == "#ffffff" for dot in dots] == [False, False, True, False, False]
 

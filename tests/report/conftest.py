@@ -1,6 +1,7 @@
 """Synthetic results: seeded, of awkward shapes, with effects planted where the tests look for them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,10 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from oracles.rows import kept_rows
+from oracles.studies import layers_of
 from siftlens.interrelation.results import GalleryImage, Result, RunInfo
+from siftlens.report import render
 
 LEVELS = ["0", "1", "2-3", "4-7", "8+"]
 TESTED = ["semantic_pull", "partial_pull", "assortativity", "cls_pull"]
@@ -101,6 +105,7 @@ def gallery_of(layers, heads, class_token, rng, names, rows=7, cols=11, patch=13
         points = 17
         scale = np.full((layers, heads), 0.06, np.float32)
         attention = rng.gamma(0.7, 40, (2, layers, heads, rows, cols)).clip(0, 255).astype(np.uint8)
+        whole, strongest, _ = kept_rows(layers, heads, rows * cols, rng)
         return GalleryImage(
             identity=name,
             pixels=pixels,
@@ -112,6 +117,8 @@ def gallery_of(layers, heads, class_token, rng, names, rows=7, cols=11, patch=13
             cls_scale=scale if class_token else None,
             received=attention[1],
             received_scale=scale,
+            whole=whole,
+            strongest=strongest,
         )
 
     return tuple(one(name) for name in names)
@@ -138,8 +145,10 @@ def make_result():
             pool=pool,
             covered=0.38,
         )
+        table = heads_table(layers, heads, n, class_token, effects, half, rng)
         return Result(
-            heads=heads_table(layers, heads, n, class_token, effects, half, rng),
+            heads=table,
+            layers=layers_of(table),
             arrays=arrays,
             images=pd.DataFrame({"identity": names, "keypoints": 17, "covered": 0.38}),
             quarantine=pd.DataFrame({"identity": ["class/broken.png"], "reason": ["truncated file"]}),
@@ -154,3 +163,50 @@ def make_result():
 def rerun():
     """A result with some fields of its `run` replaced."""
     return lambda result, **fields: replace(result, run=replace(result.run, **fields))
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens a page from disk; fails on any word on the console and on any request but the file itself."""
+    seen, pages = [], []
+
+    def go(text, width=1440, **options):
+        path = tmp_path / "index.html"
+        path.write_text(text, "utf-8")
+        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+        page.on("console", lambda message: seen.append(message.text))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("data:image/") or seen.append(request.url))
+        page.goto(path.as_uri())
+        assert seen == [path.as_uri()]
+        seen.clear()
+        pages.append(page)
+        return page
+
+    yield go
+    for page in pages:
+        page.close()
+    assert seen == []
+
+
+@pytest.fixture
+def visit(opened):
+    """Opens the report of a result."""
+    return lambda result, width=1440, **options: opened(render(result), width, **options)

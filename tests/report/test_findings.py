@@ -144,5 +144,6 @@ def test_without_class_token_it_is_not_spoken_of(make_result):
 
 def test_a_table_without_any_effect_gives_no_sentence(make_result):
     result = make_result()
-    result.heads[["effect", "low", "high", "p", "q"]] = np.nan
+    for table in (result.heads, result.layers):
+        table[["effect", "low", "high", "p", "q"]] = np.nan
     assert page(result).findings == ()

@@ -79,7 +79,7 @@ def test_names_never_become_markup(hostile_page, make_result):
     assert "img" not in kinds
     assert sum(tag == "script" for tag, _ in wild.tags) == 2
     assert not [name for _, attributes in wild.tags for name in attributes if name.startswith("on")]
-    assert figures(hostile_page)["gallery"][0]["name"] == HOSTILE
+    assert figures(hostile_page)["explorer"]["images"][0]["name"] == HOSTILE
 
 
 def test_nothing_is_loaded_and_only_its_own_script_may_run(make_result):
@@ -114,6 +114,15 @@ def test_a_clean_run_lists_nothing_set_aside(make_result, rerun):
     text = render(replace(result, quarantine=result.quarantine.iloc[:0]))
     assert "Images set aside" not in text
     assert "could not be read" not in text
+
+
+def test_of_a_long_list_of_images_set_aside_the_first_twenty_are_shown(make_result, rerun):
+    aside = pd.DataFrame({"identity": [f"{i:03}.png" for i in range(41)], "reason": "truncated"})
+    text = render(replace(rerun(make_result(gallery=0), quarantined=41), quarantine=aside))
+    assert "Images set aside (41)" in text
+    assert "019.png" in text
+    assert "020.png" not in text
+    assert "21 more are listed in quarantine.csv" in text
 
 
 def test_missing_cells_stay_missing(make_result):

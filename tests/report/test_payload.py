@@ -1,12 +1,12 @@
-import base64
 import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from siftlens.report.page import page
-from siftlens.report.payload import as_script, extremes, gallery_json, levels_of, plain
+from siftlens.report.payload import as_script, extremes, groups_json, levels_of, plain
 
 
 def test_numbers_are_plain_json_with_four_digits():
@@ -61,18 +61,6 @@ def test_extremes_leave_out_images_without_a_value_and_never_name_one_twice(make
     assert "c" not in {found["names"][index] for index in named}
 
 
-def test_a_gallery_image_carries_its_bytes_and_scales(make_result):
-    image = make_result(gallery=1).gallery[0]
-    drawn = gallery_json(image)
-    assert (drawn["height"], drawn["width"], drawn["rows"], drawn["cols"]) == (91, 143, 7, 11)
-    assert drawn["concentration"][13] == image.concentration[1, 2]
-    own = {part["key"]: part for part in drawn["attention"]}
-    got = np.frombuffer(base64.b64decode(own["class"]["bytes"]), np.uint8).reshape(5, 3, 7, 11)
-    np.testing.assert_array_equal(got, image.cls_attention)
-    assert own["received"]["scale"][4][2] == pytest.approx(0.06)
-    assert drawn["source"].startswith("data:image/jpeg;base64,")
-
-
 def test_the_scale_of_a_heat_map_covers_its_largest_effect(make_result):
     panels = {panel["key"]: panel for panel in page(make_result()).figures["panels"]}
     largest = max(abs(value) for row in panels["semantic_pull"]["effect"] for value in row)
@@ -82,3 +70,18 @@ def test_the_scale_of_a_heat_map_covers_its_largest_effect(make_result):
 def test_the_scale_of_tiny_effects_is_not_stretched(make_result):
     panels = {panel["key"]: panel for panel in page(make_result(effects=np.full((5, 3), 0.004))).figures["panels"]}
     assert panels["semantic_pull"]["reach"] == pytest.approx(0.2)
+
+
+def test_groups_share_a_scale_and_have_no_mean(make_result):
+    heads = make_result(n=41).heads
+    weak = heads.assign(effect=heads["effect"] / 7, n=11)
+    found = groups_json(pd.concat([weak.assign(group="b"), heads.assign(group="a")]))
+    assert [part["group"] for part in found] == ["a", "b"]
+    assert found[0]["reach"] == found[1]["reach"] >= heads.query("statistic == 'semantic_pull'")["effect"].abs().max()
+    assert found[1]["effect"][4][2] == pytest.approx(found[0]["effect"][4][2] / 7, rel=1e-3)
+    assert found[1]["n"][4] == [11, 11, 11, 0]
+    assert found[1]["effect"][4][3] is None
+
+
+def test_without_groups_there_is_nothing_to_draw():
+    assert groups_json(None) is None

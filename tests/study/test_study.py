@@ -20,6 +20,7 @@ FILES = [
     "arrays.nc",
     "gallery.npz",
     "heads.parquet",
+    "layers.parquet",
     "images.parquet",
     "index.html",
     "quarantine.csv",

@@ -116,18 +116,21 @@ def analyze(
 ) -> None:
     """Analyse a vision transformer on images, and write a report.
 
-    DIR then holds index.html, heads.parquet, images.parquet, arrays.nc, gallery.npz, quarantine.csv and run.json.
+    DIR then holds the report index.html, and the numbers: heads.parquet, layers.parquet, images.parquet, arrays.nc,
+    gallery.npz, quarantine.csv and run.json.
     A finished study is never overwritten.
     """
     with reported(out):
         height_width = _size(size)
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.cli.summary import summary
+        from siftlens.data import open_images
         from siftlens.models import load_model
         from siftlens.study import analyze as run
         from siftlens.study import expect_free
 
         expect_free(out, resume=resume)
+        open_images(images)  # a mistyped path is told before a model is downloaded
         loaded = load_model(
             model,
             weights=weights,

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import xarray as xr
 
 from siftlens.data import atomic_path
+from siftlens.interrelation.kept_rows import KeptRows
 from siftlens.interrelation.results import GalleryImage
 
 _BLOCK_BYTES = 16 * 2**20
@@ -73,12 +74,9 @@ def write_quarantine(path: Path, quarantine: pd.DataFrame) -> None:
 
 
 def write_gallery(path: Path, gallery: Iterable[GalleryImage]) -> None:
-    """Write the images to look at into one compressed NumPy file, `NUMBER.field` each."""
+    """Write the images to look at into one compressed NumPy file: `NUMBER.field`, `NUMBER.whole.field` and so on."""
     arrays = {
-        f"{number}.{field.name}": np.asarray(value)
-        for number, image in enumerate(gallery)
-        for field in fields(image)
-        if (value := getattr(image, field.name)) is not None
+        f"{number}.{name}": array for number, image in enumerate(gallery) for name, array in _arrays_of(image).items()
     }
     with atomic_path(path) as target, target.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -94,9 +92,31 @@ def read_gallery(path: Path) -> tuple[GalleryImage, ...]:
         arrays = dict(file)
     images: dict[str, dict[str, Any]] = {}
     for key, array in arrays.items():
-        number, _, name = key.partition(".")
-        images.setdefault(number, _ABSENT | {})[name] = str(array) if name == "identity" else array
-    return tuple(GalleryImage(**images[number]) for number in sorted(images, key=int))
+        number, *names = key.split(".")
+        part = images.setdefault(number, dict.fromkeys(_OPTIONAL))
+        *outer, name = names
+        for kind in outer:
+            part[kind] = part = part[kind] or dict.fromkeys(_OPTIONAL_IN_ROWS)
+        part[name] = str(array) if name == "identity" else array
+    return tuple(_image(images[number]) for number in sorted(images, key=int))
 
 
-_ABSENT = {"cls_attention": None, "cls_scale": None}  # what a model without a class token does not have
+_ROWS = ("whole", "strongest")
+_OPTIONAL = ("cls_attention", "cls_scale", *_ROWS)  # what a model without a class token, or a large one, does not have
+_OPTIONAL_IN_ROWS = ("keys",)
+
+
+def _arrays_of(part: GalleryImage | KeptRows) -> dict[str, np.ndarray]:
+    """Every array in it, those of its parts by `part.field`."""
+    arrays: dict[str, np.ndarray] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, KeptRows):
+            arrays |= {f"{field.name}.{name}": array for name, array in _arrays_of(value).items()}
+        elif value is not None:
+            arrays[field.name] = np.asarray(value)
+    return arrays
+
+
+def _image(parts: dict[str, Any]) -> GalleryImage:
+    return GalleryImage(**parts | {name: parts[name] and KeptRows(**parts[name]) for name in _ROWS})

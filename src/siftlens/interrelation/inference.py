@@ -4,6 +4,8 @@ Source: METHOD section 5. Standard errors are standard deviations over bootstrap
 follow Student's t with one degree of freedom less than there are images, or maps in the pool where those are fewer.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -38,25 +40,71 @@ _UNITS = {
 Array = Float[np.ndarray, "..."]
 
 
-def finalize(sums: Accumulator) -> tuple[pd.DataFrame, xr.Dataset]:
+@dataclass(frozen=True)
+class Findings:
     """Everything that an analysis reports about layers and heads.
+
+    Attributes:
+        heads: a row per layer, head and statistic: layer, layer_name, head, statistic, unit, value, null_mean,
+            effect, se, low, high, p, q, n, significant, relevant, mirror_effect, mirror_low, mirror_high, mirror_p,
+            mirror_q. Where a statistic has no null, the effect and all about it is NaN, and low and high bound the
+            value.
+        layers: the mean over the heads that have a value, a row per layer and statistic; the same columns but
+            `head`. Intervals are of the mean itself, in every bootstrap replicate; n is the fewest of its heads.
+        arrays: level_mass, level_lift, level_lift_low, level_lift_high (layer, head, query_level, key_level),
+            level_n (level), and with a class token cls_level_mass, cls_level_lift, cls_level_lift_low,
+            cls_level_lift_high (layer, head, key_level).
+    """
+
+    heads: pd.DataFrame
+    layers: pd.DataFrame
+    arrays: xr.Dataset
+
+
+def finalize(sums: Accumulator) -> Findings:
+    """From sums to findings.
 
     Args:
         sums: merged over all images.
-
-    Returns:
-        The table `heads`, a row per layer, head and statistic: layer, layer_name, head, statistic, unit, value,
-        null_mean, effect, se, low, high, p, q, n, significant, relevant, mirror_effect, mirror_low, mirror_high,
-        mirror_p, mirror_q. Where a statistic has no null, the effect and all about it is NaN, and low and high
-        bound the value. And the merged arrays: level_mass, level_lift, level_lift_low, level_lift_high (layer, head,
-        query_level, key_level), level_n (level), and with a class token cls_level_mass, cls_level_lift,
-        cls_level_lift_low, cls_level_lift_high (layer, head, key_level).
     """
-    tables = [_tested(sums, index, name) for index, name in enumerate(sums.tested_names)]
-    tables += [_described(sums, index, name) for index, name in enumerate(sums.described_names)]
-    tables += _received(sums)
-    heads = pd.concat(tables).sort_values(["layer", "head"], kind="stable", ignore_index=True)
-    return heads[_COLUMNS], _arrays(sums)
+    return Findings(_table(sums, _EachHead), _table(sums, _MeanOverHeads).drop(columns="head"), _arrays(sums))
+
+
+class _EachHead:
+    """One row per head."""
+
+    @staticmethod
+    def values(replicates: Array) -> Array:
+        return replicates
+
+    @staticmethod
+    def counts(n: Array) -> Array:
+        return n
+
+
+class _MeanOverHeads:
+    """One row per layer: a single column in place of the heads."""
+
+    @staticmethod
+    def values(replicates: Array) -> Array:
+        known = np.isfinite(replicates)
+        heads = known.sum(axis=-1, keepdims=True, dtype=np.float64)
+        return _ratio(np.where(known, replicates, 0).sum(axis=-1, keepdims=True), heads)
+
+    @staticmethod
+    def counts(n: Array) -> Array:
+        fewest = np.where(n > 0, n, np.inf).min(axis=-1, keepdims=True)
+        return np.where(np.isfinite(fewest), fewest, 0)
+
+
+_Over = type[_EachHead] | type[_MeanOverHeads]
+
+
+def _table(sums: Accumulator, over: _Over) -> pd.DataFrame:
+    tables = [_tested(sums, index, name, over) for index, name in enumerate(sums.tested_names)]
+    tables += [_described(sums, index, name, over) for index, name in enumerate(sums.described_names)]
+    tables += _received(sums, over)
+    return pd.concat(tables).sort_values(["layer", "head"], kind="stable", ignore_index=True)[_COLUMNS]
 
 
 _COLUMNS = (
@@ -66,11 +114,13 @@ _COLUMNS = (
 )
 
 
-def _tested(sums: Accumulator, index: int, name: str) -> pd.DataFrame:
+def _tested(sums: Accumulator, index: int, name: str, over: _Over) -> pd.DataFrame:
     """Rows of one statistic that has nulls; each statistic and null is a family of tests of its own."""
     count = sums.tested_count[..., index]
-    n = count[0]
-    own, other, mirror = (_ratio(part[..., index], count) for part in (sums.tested, sums.others, sums.mirrors))
+    n = over.counts(count[0])
+    own, other, mirror = (
+        over.values(_ratio(part[..., index], count)) for part in (sums.tested, sums.others, sums.mirrors)
+    )
     if sums.pool_size < 2:  # no other image to compare with
         other = np.full(other.shape, np.nan)
     effect, se, low, high, p = infer(own - other, np.minimum(n, sums.pool_size) - 1)
@@ -99,18 +149,19 @@ def _tested(sums: Accumulator, index: int, name: str) -> pd.DataFrame:
     )
 
 
-def _described(sums: Accumulator, index: int, name: str) -> pd.DataFrame:
+def _described(sums: Accumulator, index: int, name: str, over: _Over) -> pd.DataFrame:
     """Rows of one statistic without a null."""
     count = sums.described_count[..., index]
-    return _value_rows(sums, name, _UNITS[name], _ratio(sums.described[..., index], count), count[0])
+    value = over.values(_ratio(sums.described[..., index], count))
+    return _value_rows(sums, name, _UNITS[name], value, over.counts(count[0]))
 
 
-def _received(sums: Accumulator) -> list[pd.DataFrame]:
+def _received(sums: Accumulator, over: _Over) -> list[pd.DataFrame]:
     """Rows of log2 of the attention that a patch of each level receives from patches, 0 being an even share."""
     received = _log2(_ratio(sums.level_mass.sum(axis=-2), sums.level_count[:, None, None]))
-    n = np.full(received.shape[1:-1], sums.images[0])
+    n = over.counts(np.full(received.shape[1:-1], sums.images[0]))
     return [
-        _value_rows(sums, f"received_level_{level}", "log2 lift", received[..., level], n)
+        _value_rows(sums, f"received_level_{level}", "log2 lift", over.values(received[..., level]), n)
         for level in range(len(LEVELS))
     ]
 
@@ -124,8 +175,7 @@ def _value_rows(sums: Accumulator, name: str, unit: str, value: Array, n: Array)
 
 
 def _rows(sums: Accumulator, statistic: str, unit: str, **columns: np.ndarray) -> pd.DataFrame:
-    layers, heads = sums.tested.shape[1:3]
-    layer, head = (index.ravel() for index in np.indices((layers, heads)))
+    layer, head = (index.ravel() for index in np.indices(columns["value"].shape))
     table = pd.DataFrame({"layer": layer, "layer_name": np.array(sums.layers)[layer], "head": head})
     table = table.assign(statistic=statistic, unit=unit, **{name: array.ravel() for name, array in columns.items()})
     return table.astype({"n": "int64"})

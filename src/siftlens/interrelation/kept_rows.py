@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float16, Float64, Int64, UInt8, UInt16
@@ -37,14 +38,19 @@ class KeptRows:
 
     def map(self, index: int) -> "KeptRows":
         """One map of these."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return KeptRows(**{name: None if part is None else part[index : index + 1] for name, part in parts.items()})
+        one = slice(index, index + 1)
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        mapped: dict[str, Any] = {name: None if part is None else part[one] for name, part in parts.items()}
+        return KeptRows(**mapped)
 
     @classmethod
     def join(cls, kept: Sequence["KeptRows"]) -> "KeptRows":
         """Maps of one kind as one; at least one."""
         parts = {field.name: [getattr(rows, field.name) for rows in kept] for field in fields(cls)}
-        return cls(**{name: None if part[0] is None else np.concatenate(part) for name, part in parts.items()})
+        joined: dict[str, Any] = {
+            name: None if part[0] is None else np.concatenate(part) for name, part in parts.items()
+        }
+        return cls(**joined)
 
     @property
     def key_bytes(self) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from siftlens.core import InputError, NothingReadableError, TokenLayout
 from siftlens.data import ImageSource
@@ -19,7 +18,7 @@ from siftlens.interrelation.bootstrap import image_weights
 from siftlens.interrelation.channels import map_batch
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.forward import outlier_patches, read_batch, to_input
-from siftlens.interrelation.inference import finalize
+from siftlens.interrelation.inference import Findings, finalize
 from siftlens.interrelation.memory import give_back
 from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.reference import z_map
@@ -109,20 +108,20 @@ class MainPass:
         done(refs, total)
         self._commit(refs)
 
-    def results(self) -> tuple[pd.DataFrame, pd.DataFrame | None, xr.Dataset]:
-        """The table of heads, the same by group where asked for, and the merged arrays."""
+    def results(self) -> tuple[Findings, pd.DataFrame | None]:
+        """The findings, and the table of heads by group where asked for."""
         if not self._sums:
             raise NothingReadableError(f"none of the {self.spool.refs} images could be read")
         first, *others = self._sums.values()
         total = Accumulator.from_arrays(first.to_arrays()) if others else first
         for sums in others:
             total.merge(sums)
-        heads, arrays = finalize(total)
+        found = finalize(total)
         if self.settings.group_by is None:
-            return heads, None, arrays
-        tables = [finalize(sums)[0].assign(group=group) for group, sums in sorted(self._sums.items())]
+            return found, None
+        tables = [finalize(sums).heads.assign(group=group) for group, sums in sorted(self._sums.items())]
         by_group = pd.concat(tables, ignore_index=True)
-        return heads, by_group[["group", *heads.columns]], arrays
+        return found, by_group[["group", *found.heads.columns]]
 
     def _add(self, images: list[Prepared]) -> None:
         settings, model, grid = self.settings, self.model, self.layout.grid

@@ -1,4 +1,4 @@
-"""The pass before the pass: fixing the reference pool of null 1, and the images to look at."""
+"""The pass before the pass: fixing the reference pool of null 1."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -13,21 +13,6 @@ from siftlens.interrelation.nulls import POOL_SIZE, Pool, pool_identities
 from siftlens.interrelation.settings import Measure
 from siftlens.keypoints import KeypointCache
 from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images, standardize
-
-GALLERY = 6
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is fixed before the main pass.
-
-    Attributes:
-        pool: maps of images of different content.
-        gallery: the pool's first images, to look at.
-    """
-
-    pool: Pool
-    gallery: tuple[Prepared, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ def reference_pool(
     workers: int,
     cache: KeypointCache | None,
     done: Callable[[int, int], None],
-) -> Reference:
+) -> Pool:
     """Prepare the images of lowest hash; one that cannot be read, or repeats another, gives way to the next.
 
     Args:
@@ -66,7 +51,6 @@ def reference_pool(
     order = pool_identities([ref.identity for ref in source], seed, len(source))
     wanted = min(POOL_SIZE, len(order))
     members: dict[str, _Member] = {}
-    gallery: dict[str, Prepared] = {}
     failed: list[Quarantined] = []
     tried = 0
     while len(members) < wanted and tried < len(order):
@@ -74,7 +58,6 @@ def reference_pool(
         rank = {identity: place for place, identity in enumerate(order[tried : tried + max(wanted, tried)])}
         tried += len(rank)
         in_round: dict[int, tuple[str, _Member]] = {}
-        shown: dict[int, Prepared] = {}
         refs = _chosen(source, rank)
         with closing(prepare_images(refs, settings, workers=workers, cache=cache)) as prepared:
             for image in prepared:
@@ -83,27 +66,20 @@ def reference_pool(
                     continue
                 place = rank[image.identity]
                 in_round[place] = image.content, _Member(image.identity, z_map(image, settings.measure))
-                shown[place] = image
-                if len(shown) > GALLERY:
-                    del shown[max(shown)]
                 done(min(len(members) + len(in_round), wanted), wanted)
         for place in sorted(in_round):
             content, member = in_round[place]
             if len(members) < wanted:
                 members.setdefault(content, member)
-        for place in sorted(shown):
-            if len(gallery) < GALLERY:
-                gallery.setdefault(shown[place].content, shown[place])
     if not members:
         raise NothingReadableError(
             f"none of the {len(order)} images could be read; the first: {failed[0].identity}: {failed[0].reason}"
         )
-    pool = Pool(
+    return Pool(
         z=np.stack([member.z for member in members.values()]),
         contents=tuple(members),
         identities=tuple(member.identity for member in members.values()),
     )
-    return Reference(pool, tuple(gallery.values()))
 
 
 def _chosen(source: ImageSource, rank: Mapping[str, int]) -> Iterator[ImageRef]:

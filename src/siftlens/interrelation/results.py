@@ -8,6 +8,8 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float, UInt8
 
+from siftlens.interrelation.kept_rows import KeptRows
+
 
 @dataclass(frozen=True)
 class GalleryImage:
@@ -24,6 +26,8 @@ class GalleryImage:
         cls_scale: what 255 stands for, per layer and head; None without a class token.
         received: mean attention that each patch receives, quantised to 0-255.
         received_scale: what 255 stands for, per layer and head.
+        whole: where patches attend in the heads that findings name, all patches of every row; None where none is.
+        strongest: the same in the other heads and in means over heads, the strongest keys of every row; None likewise.
     """
 
     identity: str
@@ -36,6 +40,8 @@ class GalleryImage:
     cls_scale: Float[np.ndarray, "layer head"] | None
     received: UInt8[np.ndarray, "layer head rows cols"]
     received_scale: Float[np.ndarray, "layer head"]
+    whole: KeptRows | None
+    strongest: KeptRows | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Result:
 
     Attributes:
         heads: a row per layer, head and statistic.
+        layers: means over heads, a row per layer and statistic.
         arrays: labelled arrays, merged and per image.
         images: a row per image: identity, content, group, keypoints, covered (share of patches with a
             keypoint), outlier_tokens (patch tokens of outlier norm).
@@ -83,6 +90,7 @@ class Result:
     """
 
     heads: pd.DataFrame
+    layers: pd.DataFrame
     arrays: xr.Dataset
     images: pd.DataFrame
     quarantine: pd.DataFrame

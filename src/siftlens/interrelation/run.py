@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from siftlens.data import ImageSource
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.files import write_arrays, write_images
 from siftlens.interrelation.gallery import gallery_images
+from siftlens.interrelation.gallery_budget import Head, heads_by_importance
+from siftlens.interrelation.gallery_choice import choose_images, prepared_again
 from siftlens.interrelation.main_pass import MainPass
 from siftlens.interrelation.provenance import hardware, versions
 from siftlens.interrelation.reference import reference_pool
@@ -48,6 +50,7 @@ _OF_MODEL = (
 )
 
 Progress = Callable[[str, int, int], None]
+Named = Callable[[pd.DataFrame, pd.DataFrame], Sequence[Head]]
 
 
 def run(
@@ -58,6 +61,7 @@ def run(
     *,
     resume: bool = False,
     cache: KeypointCache | None = None,
+    named: Named = lambda *_: (),
     progress: Progress = lambda *_: None,
     commit_seconds: float = COMMIT_SECONDS,
 ) -> Result:
@@ -74,6 +78,7 @@ def run(
         folder: for the files.
         resume: go on from the last commit in `folder`.
         cache: of keypoints; None detects anew.
+        named: which heads the findings of such tables (of heads, of layers) call out, to keep their attention whole.
         progress: called with a stage ("pool", "images", "gallery"), what is done and what there is to do.
         commit_seconds: time between commits.
 
@@ -91,7 +96,7 @@ def run(
     spool = Spool(folder / SPOOL, numbers, resume=resume)
     try:
         with clock("pool"):
-            reference = reference_pool(
+            pool = reference_pool(
                 source,
                 replace(prepare, rivals=False),
                 seed=settings.seed,
@@ -99,7 +104,7 @@ def run(
                 cache=cache,
                 done=lambda done, total: progress("pool", done, total),
             )
-        main = MainPass(model, layout, settings, reference.pool, spool, clock)
+        main = MainPass(model, layout, settings, pool, spool, clock)
         main.go(
             source,
             prepare,
@@ -108,17 +113,27 @@ def run(
             commit_seconds=commit_seconds,
         )
         with clock("results"):
-            heads, by_group, merged = main.results()
+            found, by_group = main.results()
             write_images(folder / "images.parquet", spool.image_lines(), _IMAGE_COLUMNS)
             images = pd.read_parquet(folder / "images.parquet")
-            write_arrays(folder / "arrays.nc", _with_images(merged, images, spool, main.facts["variables"]))
+            write_arrays(folder / "arrays.nc", _with_images(found.arrays, images, spool, main.facts["variables"]))
             quarantine = pd.DataFrame(spool.quarantine_lines(), columns=["identity", "reason"], dtype=str)
     finally:
         spool.close()
+    arrays = xr.open_dataset(folder / "arrays.nc", engine="h5netcdf")
     with clock("gallery"):
-        progress("gallery", 0, len(reference.gallery))
-        gallery = gallery_images(reference.gallery, model, layout, merged.sizes["layer"], merged.sizes["head"])
-        progress("gallery", len(gallery), len(gallery))
+        calls_out = named(found.heads, found.layers)
+        chosen = images.iloc[list(choose_images(arrays, images, calls_out, pool.identities))]
+        progress("gallery", 0, len(chosen))
+        gallery = gallery_images(
+            prepared_again(source, chosen, replace(prepare, rivals=False), cache),
+            model,
+            layout,
+            heads_by_importance(found.heads, calls_out),
+            calls_out,
+            lambda done: progress("gallery", done, len(chosen)),
+        )
+        progress("gallery", len(chosen), len(chosen))
     info = RunInfo(
         settings=numbers | {"batch_size": settings.batch_size, "workers": settings.workers},
         model=model.describe() | _described(layout),
@@ -128,11 +143,10 @@ def run(
         started=main.facts["started"],
         images=len(images),
         quarantined=len(quarantine),
-        pool=reference.pool.size,
+        pool=pool.size,
         covered=float(images["covered"].mean()),
     )
-    arrays = xr.open_dataset(folder / "arrays.nc", engine="h5netcdf")
-    return Result(heads, arrays, images, quarantine, info, gallery, by_group)
+    return Result(found.heads, found.layers, arrays, images, quarantine, info, gallery, by_group)
 
 
 def discard_progress(folder: Path) -> None:

@@ -24,7 +24,8 @@ class Plots:
     @property
     def statistics(self) -> tuple[str, ...]:
         """The statistics that `heads` and `depth` can show."""
-        return tuple(statistic.key for statistic in STATISTICS if panel(self._result.heads, statistic, 2) is not None)
+        heads, layers = self._result.heads, self._result.layers
+        return tuple(known.key for known in STATISTICS if panel(heads, layers, known) is not None)
 
     def heads(self, statistic: str = "semantic_pull") -> Figure:
         """Layers x heads: the effect beyond null 1, or the value where the statistic has no null.
@@ -58,7 +59,7 @@ class Plots:
 
     def _panel(self, statistic: str) -> Panel:
         for known in STATISTICS:
-            if known.key == statistic and (found := panel(self._result.heads, known, self._result.run.pool)):
+            if known.key == statistic and (found := panel(self._result.heads, self._result.layers, known)):
                 return found
         raise InputError(f"expected a statistic of this study ({', '.join(self.statistics)}), got {statistic!r}")
 

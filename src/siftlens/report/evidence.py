@@ -1,7 +1,7 @@
 """What a sentence of the report rests on: estimates with intervals, and the questions asked of a panel."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Estimate:
         high: upper end.
         unit: of all three.
         n: images behind it.
+        cell: layer and head that it is of; None for a mean over heads.
     """
 
     label: str
@@ -30,6 +31,7 @@ class Estimate:
     high: float
     unit: str
     n: int
+    cell: Cell | None = None
 
     @property
     def reach(self) -> float:
@@ -104,7 +106,8 @@ class PanelReader:
     def head(self, cell: Cell) -> Estimate:
         """The effect of one head."""
         row, column = cell
-        return self._estimate(f"layer {self.layers[row]}, head {self.heads[column]}", row, column)
+        layer, name = self.layers[row], self.heads[column]
+        return replace(self._estimate(f"layer {layer}, head {name}", row, column), cell=(layer, name))
 
     def layer(self, row: int) -> Estimate:
         """The mean effect of a layer's heads."""

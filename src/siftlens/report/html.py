@@ -17,7 +17,7 @@ from siftlens.report.payload import as_script
 
 STYLES = ("figures.css", "page.css")
 COMPARISON_STYLES = (*STYLES, "comparison.css")
-SCRIPTS = ("base.js", "heads.js", "depth.js", "head.js", "gallery.js", "main.js")
+SCRIPTS = ("base.js", "heads.js", "depth.js", "head.js", "packed.js", "explorer.js", "main.js")
 
 
 def render(result: Result) -> str:

@@ -9,12 +9,16 @@ from typing import Any
 from siftlens.interrelation.inference import RELEVANT
 from siftlens.interrelation.nulls import POOL_SIZE
 from siftlens.interrelation.results import Result
+from siftlens.report.command import command
 from siftlens.report.evidence import Finding
+from siftlens.report.explorer import explorer_json
 from siftlens.report.findings import findings
-from siftlens.report.numbers import count, counted
-from siftlens.report.panels import Panel, panel
-from siftlens.report.payload import extremes, gallery_json, levels_of, panel_json
-from siftlens.report.vocabulary import STATISTICS
+from siftlens.report.named import named_in, places_of
+from siftlens.report.numbers import count, counted, enumeration
+from siftlens.report.panels import panels_of
+from siftlens.report.payload import extremes, groups_json, levels_of, panel_json
+
+LISTED = 20  # images set aside that the page lists
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class Page:
         pool: images in null 1's reference pool.
         covered: mean share of patches with at least one keypoint, %.
         settings: how to reproduce the run.
-        quarantine: (identity, reason) of every image set aside.
+        command: the command line that runs it again; None where none does.
+        quarantine: (identity, reason) of the first images set aside.
+        quarantined: images set aside.
         figures: JSON values that the figures draw.
         relevant: |effect| below which an effect is too small to matter.
     """
@@ -77,7 +83,9 @@ class Page:
     pool: int
     covered: str
     settings: tuple[Settings, ...]
+    command: str | None
     quarantine: tuple[tuple[str, str], ...]
+    quarantined: int
     figures: Mapping[str, Any]
     relevant: float = RELEVANT
 
@@ -90,12 +98,10 @@ class Page:
 def page(result: Result) -> Page:
     """Computes the report of a finished analysis."""
     run = result.run
-    panels: dict[str, Panel] = {}
-    for statistic in STATISTICS:
-        if found := panel(result.heads, statistic, run.pool):
-            panels[statistic.key] = found
-    layers = [int(layer) for layer in sorted(result.heads["layer"].unique())]
-    heads = [int(head) for head in sorted(result.heads["head"].unique())]
+    panels = panels_of(result.heads, result.layers)
+    layers, heads = places_of(result.heads)
+    told = findings(panels, layers, heads)
+    ends = extremes(result.arrays, [str(name) for name in result.arrays["image"].values])
     model = str(run.model.get("name") or run.model.get("spec") or "model")
     covered = f"{100 * run.covered:.0f}\u00a0%"
     facts = (
@@ -112,25 +118,37 @@ def page(result: Result) -> Page:
         inputs=_inputs(run.model),
         facts=facts,
         warnings=_warnings(result),
-        findings=findings(panels, layers, heads),
+        findings=told,
         class_token="cls_pull" in panels,
         images=run.images,
         pool=run.pool,
         covered=covered,
         settings=_settings(result),
-        quarantine=tuple((str(row.identity), str(row.reason)) for row in result.quarantine.itertuples()),
+        command=command(run),
+        quarantine=tuple((str(row.identity), str(row.reason)) for row in result.quarantine.head(LISTED).itertuples()),
+        quarantined=len(result.quarantine),
         figures={
             "layers": layers,
             "layerNames": _layer_names(result, layers),
             "heads": heads,
             "relevant": RELEVANT,
             "measure": str(run.settings.get("measure", "count")),
+            "front": _front(run.model),
+            "weighting": str(run.settings.get("weighting", "attention")),
             "panels": [panel_json(found) for found in panels.values()],
             "levels": asdict(levels_of(result)),
-            "extremes": extremes(result.arrays, [str(name) for name in result.arrays["image"].values]),
-            "gallery": [gallery_json(image) for image in result.gallery],
+            "groups": groups_json(result.heads_by_group),
+            "extremes": ends,
+            "explorer": explorer_json(result, named_in(told), ends),
         },
     )
+
+
+def _front(model: Mapping[str, Any]) -> str:
+    """The tokens in front of the patches, in words; empty where there are none."""
+    known = (("class token", model.get("class_tokens")), ("register", model.get("registers")))
+    parts = [f"the {noun}" if count == 1 else f"the {count} {noun}s" for noun, count in known if count]
+    return enumeration(parts)
 
 
 def _moment(started: str) -> str:
@@ -178,9 +196,11 @@ def _layer_names(result: Result, layers: list[int]) -> list[str]:
 def _settings(result: Result) -> tuple[Settings, ...]:
     run = result.run
     seconds = {name: f"{value:.1f} s" for name, value in run.timings.items()}
+    told = run.model | {"model": run.model.get("spec")}  # need not be told twice
+    settings = {name: value for name, value in run.settings.items() if name not in told or told[name] != value}
     lists = (
         ("Model", run.model),
-        ("Settings", run.settings),
+        ("Settings", settings),
         ("Versions", run.versions),
         ("Hardware", run.hardware),
         ("Time", seconds),

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float64
-from scipy import stats
+from jaxtyping import Float64
 
-from siftlens.interrelation.inference import CONFIDENCE, RELEVANT, SIGNIFICANT, false_discovery
-from siftlens.report.vocabulary import Statistic
+from siftlens.interrelation.inference import RELEVANT, SIGNIFICANT
+from siftlens.report.vocabulary import STATISTICS, Statistic
 
 Grid = Float64[np.ndarray, "layer column"]
 
@@ -17,8 +16,7 @@ Grid = Float64[np.ndarray, "layer column"]
 class Panel:
     """One statistic of every head.
 
-    Grids are (layer, heads + 1): the last column is the mean over the heads that have a value. Its interval is a
-    bound: the standard error of a mean never exceeds the mean of the standard errors, however heads are correlated.
+    Grids are (layer, heads + 1): the last column is the mean over the heads that have a value.
 
     Attributes:
         statistic: which one, and how it is spoken of.
@@ -68,68 +66,52 @@ class Panel:
         return np.where(np.isfinite(self.effect), np.where(self.q < SIGNIFICANT, small, "unclear"), "missing")
 
 
-def panel(heads: pd.DataFrame, statistic: Statistic, pool: int) -> Panel | None:
+def panels_of(heads: pd.DataFrame, layers: pd.DataFrame) -> dict[str, Panel]:
+    """Every statistic that the analysis has a finite value of, by its key.
+
+    Args:
+        heads: a row per layer, head and statistic.
+        layers: means over heads, a row per layer and statistic.
+    """
+    found = {statistic.key: panel(heads, layers, statistic) for statistic in STATISTICS}
+    return {key: one for key, one in found.items() if one is not None}
+
+
+def panel(heads: pd.DataFrame, layers: pd.DataFrame, statistic: Statistic) -> Panel | None:
     """The grids of one statistic; None where the analysis has no finite value of it.
 
     Args:
         heads: a row per layer, head and statistic.
+        layers: means over heads, a row per layer and statistic.
         statistic: which one.
-        pool: images in null 1's reference pool.
     """
-    rows = heads[heads["statistic"] == statistic.key]
+    rows, means = (table[table["statistic"] == statistic.key] for table in (heads, layers))
     if not np.isfinite(rows["value"].to_numpy(np.float64)).any():
         return None
-    layers, columns = sorted(heads["layer"].unique()), sorted(heads["head"].unique())
+    index, columns = sorted(heads["layer"].unique()), sorted(heads["head"].unique())
 
     def grid(column: str) -> Grid:
-        table = rows.set_index(["layer", "head"])[column].unstack()
-        return np.asarray(table.reindex(index=layers, columns=columns), np.float64)
+        table = rows.set_index(["layer", "head"])[column].unstack().reindex(index=index, columns=columns)
+        mean = means.set_index("layer")[column].reindex(index)
+        return np.column_stack([table, mean]).astype(np.float64)
 
-    own = {name: grid(name) for name in ("value", "null_mean", "effect", "low", "high")}
-    n = np.where(np.isfinite(own["value"]), grid("n"), 0)
-    fewest = np.where(n > 0, n, np.inf).min(axis=1)
-    fewest = np.where(np.isfinite(fewest), fewest, 0)
-    mirror = {name: grid(f"mirror_{name}") for name in ("effect", "low", "high")}
-    means = {name: _mean(values) for name, values in own.items()}
-    mirror_means = {name: _mean(values) for name, values in mirror.items()}
-    p = _with(grid("p"), _p_of(means, np.minimum(fewest, pool) - 1))
-    mirror_p = _with(grid("mirror_p"), _p_of(mirror_means, fewest - 1))
-    value, effect = _with(own["value"], means["value"]), _with(mirror["effect"], mirror_means["effect"])
-    bounds = _with(own["low"], means["low"]), _with(own["high"], means["high"])
-    root = np.sqrt if statistic.root else np.asarray
+    value, low, high = grid("value"), grid("low"), grid("high")
+    if statistic.root:
+        value, low, high = (np.sqrt(end.clip(0)) for end in (value, low, high))
     return Panel(
         statistic=statistic,
-        n=_with(n, fewest),
-        value=root(value),
-        low=root(bounds[0].clip(0) if statistic.root else bounds[0]),
-        high=root(bounds[1]),
-        null=_with(own["null_mean"], means["null_mean"]),
-        effect=_with(own["effect"], means["effect"]),
-        p=p,
-        q=_with(grid("q"), false_discovery(p[:, -1])),
-        mirror_null=value - effect,
-        mirror_effect=effect,
-        mirror_low=_with(mirror["low"], mirror_means["low"]),
-        mirror_high=_with(mirror["high"], mirror_means["high"]),
-        mirror_p=mirror_p,
-        mirror_q=_with(grid("mirror_q"), false_discovery(mirror_p[:, -1])),
+        n=np.where(np.isfinite(value), grid("n"), 0),
+        value=value,
+        low=low,
+        high=high,
+        null=grid("null_mean"),
+        effect=grid("effect"),
+        p=grid("p"),
+        q=grid("q"),
+        mirror_null=value - grid("mirror_effect"),
+        mirror_effect=grid("mirror_effect"),
+        mirror_low=grid("mirror_low"),
+        mirror_high=grid("mirror_high"),
+        mirror_p=grid("mirror_p"),
+        mirror_q=grid("mirror_q"),
     )
-
-
-def _mean(values: Float[np.ndarray, "layer head"]) -> Float64[np.ndarray, " layer"]:
-    finite = np.isfinite(values)
-    total = np.where(finite, values, 0).sum(axis=1)
-    return np.where(finite.any(axis=1), total / np.maximum(finite.sum(axis=1), 1), np.nan)
-
-
-def _with(heads: Float64[np.ndarray, "layer head"], mean: Float64[np.ndarray, " layer"]) -> Grid:
-    return np.concatenate([heads, mean[:, None]], axis=1)
-
-
-def _p_of(means: dict[str, np.ndarray], freedom: Float64[np.ndarray, " layer"]) -> Float64[np.ndarray, " layer"]:
-    """Student's t on the mean over heads, its standard error read back from the interval's half width."""
-    half = (means["high"] - means["low"]) / 2
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(freedom, 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(means["effect"]) / half * quantile, np.maximum(freedom, 1))
-    return np.where(freedom >= 1, p, np.nan)

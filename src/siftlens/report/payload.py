@@ -1,7 +1,5 @@
 """What the report's figures draw: plain JSON values computed from the finished results."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,16 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
-from PIL import Image
 
 from siftlens.interrelation.inference import RELEVANT
-from siftlens.interrelation.results import GalleryImage, Result
+from siftlens.interrelation.results import Result
 from siftlens.patchmaps import LEVELS
-from siftlens.report.panels import Panel
-from siftlens.report.vocabulary import RIVALS
+from siftlens.report.panels import Panel, panel
+from siftlens.report.vocabulary import RIVALS, TESTED
 
 DIGITS = 4  # significant digits of every number in the file
+MAIN = TESTED[0]  # the pull toward keypoints
 EXTREMES = 3  # images named at each end, per head
 GRIDS = (
     "value low high null effect p q mirror_null mirror_effect mirror_low mirror_high mirror_p mirror_q".split()  # noqa: SIM905
@@ -88,6 +87,19 @@ def panel_json(panel: Panel) -> dict[str, Json]:
     }
 
 
+def groups_json(heads: pd.DataFrame | None) -> Json:
+    """The main statistic's heads in every group of images, on one scale; None where images were not grouped."""
+    if heads is None:
+        return None
+    parts = {str(group): panel(rows, rows.iloc[:0], MAIN) for group, rows in heads.groupby("group", sort=True)}
+    known = {group: part for group, part in parts.items() if part is not None}
+    if not known:
+        return None
+    shown = np.concatenate([part.shown[:, :-1] for part in known.values()])
+    reach = plain(_reach(shown, 2 * RELEVANT))
+    return [panel_json(part) | {"group": group or "no folder", "reach": reach} for group, part in known.items()]
+
+
 def extremes(arrays: xr.Dataset, names: Sequence[str]) -> Json:
     """For each layer and head (the mean last): images of largest and of smallest pull beyond the null, with it."""
     if "semantic_pull" not in arrays or "semantic_pull_null" not in arrays:
@@ -108,41 +120,6 @@ def extremes(arrays: xr.Dataset, names: Sequence[str]) -> Json:
 
     cells = [[ends(of) for of in by_head] for by_head in values]
     return {"names": [names[i] for i in used], "cells": cells}
-
-
-def gallery_json(image: GalleryImage) -> dict[str, Json]:
-    """One image with its overlays; attention as bytes in base64, 255 standing for `scale` (a share)."""
-    height, width = image.pixels.shape[:2]
-    rows, cols = image.concentration.shape
-    attention = [("received", "Attention each patch receives", image.received, image.received_scale)]
-    if image.cls_attention is not None and image.cls_scale is not None:
-        attention.insert(0, ("class", "Attention of the class token", image.cls_attention, image.cls_scale))
-    points = np.stack([image.keypoint_x, image.keypoint_y, image.keypoint_size], axis=1)
-    return {
-        "name": image.identity,
-        "width": width,
-        "height": height,
-        "rows": rows,
-        "cols": cols,
-        "source": _picture(image.pixels),
-        "points": np.round(points.astype(np.float64), 1).tolist(),
-        "concentration": plain(image.concentration.ravel()),
-        "attention": [
-            {
-                "key": key,
-                "label": label,
-                "bytes": base64.b64encode(np.ascontiguousarray(values).tobytes()).decode(),
-                "scale": plain(scale),
-            }
-            for key, label, values, scale in attention
-        ],
-    }
-
-
-def _picture(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def plain(values: np.ndarray | float) -> Json:

@@ -19,6 +19,7 @@ from siftlens.interrelation.run import Progress, discard_progress, numbers_of, r
 from siftlens.interrelation.settings import Measure, Settings
 from siftlens.keypoints import KeypointCache
 from siftlens.models import LoadedModel, hash_weights
+from siftlens.report import named_heads
 from siftlens.study import storage
 from siftlens.study.facade import Study
 
@@ -105,8 +106,21 @@ def analyze(
 
     def run_in(folder: Path) -> Result:
         with KeypointCache() if cache else nullcontext() as keypoints:
-            result = run(loaded, source, settings, folder, resume=resume, cache=keypoints, progress=progress)
-        asked = {"source": str(images) if isinstance(images, str | PathLike) else "in memory", "limit": limit}
+            result = run(
+                loaded,
+                source,
+                settings,
+                folder,
+                resume=resume,
+                cache=keypoints,
+                named=named_heads,
+                progress=progress,
+            )
+        asked = {
+            "source": str(images) if isinstance(images, str | PathLike) else "in memory",
+            "limit": limit,
+            "normalize": normalize if isinstance(normalize, str) else "own",
+        }
         return replace(result, run=replace(result.run, settings=asked | result.run.settings))
 
     if out is None:

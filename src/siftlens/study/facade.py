@@ -30,6 +30,11 @@ class Study:
         return self.result.heads
 
     @property
+    def layers(self) -> pd.DataFrame:
+        """Means over the heads of a layer, with intervals of their own: the columns of `heads` but `head`."""
+        return self.result.layers
+
+    @property
     def heads_by_group(self) -> pd.DataFrame | None:
         """The same for every group of images, with a column `group`; None where images were not grouped."""
         return self.result.heads_by_group
@@ -75,7 +80,7 @@ class Study:
         return export(self.result, Path(folder))
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write the study: index.html, heads.parquet, images.parquet, arrays.nc, run.json, quarantine.csv, gallery.npz.
+        """Write the study: the report index.html and the files beside it, as docs/reference/files.md lists them.
 
         Raises:
             InputError: the folder holds a study already, or cannot be written.

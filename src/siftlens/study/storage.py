@@ -2,7 +2,8 @@
 
 index.html         the report
 heads.parquet      a row per layer, head and statistic
-heads_by_group.parquet   the same per group, where images were grouped
+layers.parquet     means over heads, a row per layer and statistic
+heads_by_group.parquet   the rows of heads.parquet per group, where images were grouped
 images.parquet     a row per image
 arrays.nc          labelled arrays, merged and per image
 gallery.npz        the images that the report shows
@@ -36,12 +37,13 @@ FORMAT = 1
 RUN = "run.json"
 REPORT = "index.html"
 _HEADS = "heads.parquet"
+_LAYERS = "layers.parquet"
 _GROUPS = "heads_by_group.parquet"
 _IMAGES = "images.parquet"
 _ARRAYS = "arrays.nc"
 _GALLERY = "gallery.npz"
 _QUARANTINE = "quarantine.csv"
-_FILES = (REPORT, _HEADS, _IMAGES, _ARRAYS, _GALLERY, _QUARANTINE)
+_FILES = (REPORT, _HEADS, _LAYERS, _IMAGES, _ARRAYS, _GALLERY, _QUARANTINE)
 
 _T = TypeVar("_T")
 
@@ -71,6 +73,7 @@ def save(result: Result, folder: Path) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / _HEADS, result.heads)
+    write_table(folder / _LAYERS, result.layers)
     if result.heads_by_group is not None:
         write_table(folder / _GROUPS, result.heads_by_group)
     write_table(folder / _IMAGES, result.images)
@@ -105,12 +108,14 @@ def load(folder: Path) -> Result:
         if not (folder / name).is_file():
             raise StudyError(f"{folder} lacks {name}; copy the whole folder, or run the analysis again")
     heads = _read(folder / _HEADS, pd.read_parquet)
+    layers = _read(folder / _LAYERS, pd.read_parquet)
     images = _read(folder / _IMAGES, pd.read_parquet)
     arrays = _read(folder / _ARRAYS, lambda path: xr.open_dataset(path, engine="h5netcdf"))
     quarantine = _read(folder / _QUARANTINE, lambda path: pd.read_csv(path, dtype=str, keep_default_na=False))
     groups = folder / _GROUPS
     for name, table, needed in (
         (_HEADS, heads, {"layer", "head", "statistic", "value", "effect", "low", "high", "n"}),
+        (_LAYERS, layers, {"layer", "statistic", "value", "effect", "low", "high", "n"}),
         (_IMAGES, images, {"identity", "content", "group", "keypoints", "covered"}),
         (_QUARANTINE, quarantine, {"identity", "reason"}),
     ):
@@ -125,6 +130,7 @@ def load(folder: Path) -> Result:
             raise StudyError(f"{folder / name} has {found} images, {RUN} says {expected}; run the analysis again")
     return Result(
         heads=heads,
+        layers=layers,
         arrays=arrays,
         images=images,
         quarantine=quarantine,

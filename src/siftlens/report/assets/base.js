@@ -4,7 +4,8 @@ const MEAN = data.heads.length; // column of the mean over heads
 const panelOf = (key) => data.panels.find((panel) => panel.key === key);
 
 // What is picked; a figure redraws itself when a name that it watches changes.
-const state = { layer: 0, head: MEAN, image: 0, patch: -1 };
+// patch: pointed at; query: chosen, its attention is shown; opened: images unpacked.
+const state = { layer: 0, head: MEAN, image: 0, patch: -1, query: -1, opened: 0 };
 const watchers = [];
 function watch(names, redraw) {
   watchers.push({ names, redraw });
@@ -55,9 +56,9 @@ const VERDICTS = {
   missing: "no value",
 };
 
-// Images behind a panel: one number, or the range over heads.
-function counts(panel) {
-  const all = panel.n.flat();
+// Images behind the first columns of a panel: one number, or the range over heads.
+function counts(panel, columns) {
+  const all = panel.n.flatMap((row) => row.slice(0, columns));
   const [low, high] = [Math.min(...all), Math.max(...all)];
   return low === high ? String(low) : `${low} to ${high}`;
 }

@@ -17,6 +17,14 @@ function drawPickers() {
   }
 }
 
+// Heads that the findings name lead to their figures.
+function linkFindings() {
+  for (const link of document.querySelectorAll("[data-cell]")) {
+    const [layer, head] = link.dataset.cell.split(" ").map(Number);
+    link.addEventListener("click", () => pick({ layer: data.layers.indexOf(layer), head: data.heads.indexOf(head) }));
+  }
+}
+
 function drawLevels() {
   const { rows, columns, n, lift, low, high } = data.levels;
   const finite = lift.flat(3).filter((value) => value !== null).map(Math.abs);
@@ -84,7 +92,7 @@ function drawAgainst() {
 
 function drawExtremes() {
   if (!data.extremes) return;
-  const pictures = new Map(data.gallery.map((image, i) => [image.name, i]));
+  const pictures = new Map(data.explorer.images.map((image, i) => [image.name, i]));
   watch(["layer", "head"], () => {
     const cell = data.extremes.cells[state.layer][state.head];
     const list = (title, entries) => html("div", {}, html("h3", {}, title), html("ol", { class: "ends" }, ...entries.map(([index, value]) => {

@@ -10,10 +10,12 @@ function strongest() {
   return best;
 }
 Object.assign(state, strongest());
+linkFindings();
 drawHeads();
 drawDepth();
 drawPickers();
 drawLevels();
 drawAgainst();
 drawExtremes();
-drawGallery();
+drawGroups();
+drawExplorer();
