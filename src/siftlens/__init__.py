@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siftlens.attention import attention_maps, read_attention
+    from siftlens.auditing import Audit, audit, load_audit
     from siftlens.core import (
         CaptureError,
         InputError,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "attention": ["attention_maps", "read_attention"],
+    "auditing": ["Audit", "audit", "load_audit"],
     "core": [
         "CaptureError",
         "InputError",
@@ -45,6 +47,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Audit",
     "CaptureError",
     "InputError",
     "Keypoints",
@@ -57,9 +60,11 @@ __all__ = [
     "TokenLayout",
     "analyze",
     "attention_maps",
+    "audit",
     "compare",
     "concentration",
     "detect",
+    "load_audit",
     "load_model",
     "load_study",
     "read_attention",

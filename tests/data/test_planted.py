@@ -199,11 +199,14 @@ def test_what_is_wrong_with_folders_is_said(folders: Path, tmp_path: Path):
     with pytest.raises(InputError, match="expected a mask for"):
         [material.cutout(0, True, 22, np.random.default_rng(draw)) for draw in range(20)]
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(folders / "cutouts/cat/masks/0.png")
-    with pytest.raises(InputError, match="is empty"):
-        [material.cutout(0, True, 22, np.random.default_rng(draw)) for draw in range(20)]
-    Image.fromarray(np.full((10, 30), 255, np.uint8)).save(folders / "cutouts/cat/masks/0.png")
+    assert {int(material.cutout(0, True, 22, np.random.default_rng(draw))[5, 5, 0]) for draw in range(20)} == {246}
+    for number in (0, 4):
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(folders / f"cutouts/dog/masks/{number}.png")
+    with pytest.raises(InputError, match="the masks of dog are empty"):
+        material.cutout(1, True, 22, np.random.default_rng(0))
+    Image.fromarray(np.full((10, 30), 255, np.uint8)).save(folders / "cutouts/dog/masks/1.png")
     with pytest.raises(InputError, match="expected one size"):
-        [material.cutout(0, True, 22, np.random.default_rng(draw)) for draw in range(20)]
+        [material.cutout(1, False, 22, np.random.default_rng(draw)) for draw in range(20)]
 
 
 def test_settings_out_of_range_are_refused():

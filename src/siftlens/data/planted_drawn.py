@@ -12,11 +12,12 @@ from siftlens.core import InputError
 _TEXTURES = {"grass": (0.75, 1.0, 0.6), "gravel": (1.0, 0.92, 0.85)}  # files, and the colours they are given
 _CROP = (0.25, 0.6)  # of a texture's shorter side
 _TRAINED = 0.7  # of a texture's width; the rest is held out
+_STRIPE = 0.12  # of the object
 _FINER = 4  # drawn so many times larger, for smooth borders
 
 
 class DrawnMaterial:
-    """Ellipses and stars of any colour, on grass and gravel.
+    """Striped ellipses and plain stars of any colours, on grass and gravel.
 
     Raises:
         InputError: scikit-image, which brings the textures, is not installed.
@@ -35,7 +36,7 @@ class DrawnMaterial:
     def cutout(
         self, label: int, held_out: bool, longest: int, random: np.random.Generator
     ) -> UInt8[np.ndarray, "height width 4"]:
-        """One shape, shaded from side to side; held-out ones are drawn alike."""
+        """One shape; held-out ones are drawn alike."""
         del held_out
         angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
         if label:
@@ -50,9 +51,11 @@ class DrawnMaterial:
             [((a + 1) / 2 * side, (b + 1) / 2 * side) for a, b in zip(x, y, strict=True)], 255
         )
         opacity = np.asarray(outline.resize((longest, longest), Image.Resampling.BOX))
-        first, last = random.uniform(0.6, 1.1, 2)
-        shade = np.linspace(first, last, longest)[:, None]
-        colour = random.integers(40, 220, 3) * shade[:, None] + random.normal(0, 6, (longest, longest, 3))
+        first, second = random.integers(40, 220, (2, 3))
+        y, x = np.mgrid[:longest, :longest]
+        turn, width = random.uniform(0, np.pi), _STRIPE * random.uniform(0.8, 1.2) * longest
+        stripes = np.floor((x * np.cos(turn) + y * np.sin(turn)) / width) % 2 if label == 0 else np.zeros_like(x)
+        colour = np.where(stripes[:, :, None] == 1, second, first) + random.normal(0, 6, (longest, longest, 3))
         return np.dstack([np.clip(colour, 0, 255).astype(np.uint8), opacity])
 
     def scene(

@@ -10,6 +10,7 @@ from PIL import Image
 from siftlens.core import InputError
 
 _HELD_OUT = 4  # every fourth file, where no folder says which
+_TRIES = 64  # draws that may meet an empty mask, one after the other
 _KEPT = 4096  # decoded files: about 100 MB at 96 px
 _LARGEST = 160  # px, the longest side of what is kept
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -44,9 +45,11 @@ class FolderMaterial:
     def cutout(
         self, label: int, held_out: bool, longest: int, random: np.random.Generator
     ) -> UInt8[np.ndarray, "height width 4"]:
-        """One of the cut-outs, cut to its mask."""
-        path = _choice(self._cutouts[label][held_out], random)
-        cut = _cutout(path)
+        """One of the cut-outs, cut to its mask; those with an empty mask are passed over."""
+        paths = self._cutouts[label][held_out]
+        cut = next((cut for _ in range(_TRIES) if (cut := _cutout(_choice(paths, random)))), None)
+        if cut is None:
+            raise InputError(f"the masks of {self.classes[label]} are empty; expected white pixels on the objects")
         scale = longest / max(cut.size)
         wide, tall = (max(1, round(side * scale)) for side in cut.size)
         return np.asarray(cut.resize((wide, tall), Image.Resampling.BILINEAR))
@@ -89,7 +92,8 @@ def _choice(paths: list[Path], random: np.random.Generator) -> Path:
 
 
 @lru_cache(_KEPT)
-def _cutout(path: Path) -> Image.Image:
+def _cutout(path: Path) -> Image.Image | None:
+    """The object without what is around it; None where the mask is empty."""
     masks = [found for found in (path.parent.parent / "masks").glob(f"{path.stem}.*") if found.suffix in _SUFFIXES]
     if not masks:
         raise InputError(f"expected a mask for {path} in {path.parent.parent / 'masks'}, found none")
@@ -98,7 +102,7 @@ def _cutout(path: Path) -> Image.Image:
         raise InputError(f"{path} is {image.size} px and its mask {mask.size} px; expected one size")
     box = mask.getbbox()
     if box is None:
-        raise InputError(f"the mask {masks[0]} is empty")
+        return None
     image.putalpha(mask)
     cut = image.crop(box)
     cut.thumbnail((_LARGEST, _LARGEST))

@@ -1,0 +1,107 @@
+"""Small vision transformers trained on planted cues: a balanced stage first, then the biased one.
+
+The balanced stage teaches the object, the biased one the shortcut: what comes out knows both, as models do that are
+worth an audit.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from siftlens.data import Planted, PlantedImage, atomic_path
+
+BATCH = 64
+RATE = 2e-3
+WARM_UP = 0.1  # share of the steps of a stage
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How large the model is, and how many images each stage shows it.
+
+    Args:
+        patch: px.
+        width: of the tokens.
+        depth: blocks.
+        balanced: images of the first stage, each shown once.
+        biased: images of the second.
+    """
+
+    patch: int = 8
+    width: int = 96
+    depth: int = 4
+    balanced: int = 8192
+    biased: int = 6144
+
+
+def architecture(planted: Planted, recipe: Recipe) -> VisionTransformer:
+    """The model with random weights."""
+    return VisionTransformer(
+        img_size=planted.size,
+        patch_size=recipe.patch,
+        embed_dim=recipe.width,
+        depth=recipe.depth,
+        num_heads=4,
+        mlp_ratio=2.0,
+        num_classes=2,
+    )
+
+
+def trained(planted: Planted, recipe: Recipe, work: Path) -> VisionTransformer:
+    """Train a model, or take what an earlier call left in `work`; the first stage is shared by all correlations."""
+    torch.manual_seed(planted.seed)
+    model = architecture(planted, recipe)
+    sizes = f"{planted.size}-{recipe.patch}-{recipe.width}-{recipe.depth}-{recipe.balanced}"
+    name = f"{type(planted.material).__name__}-{planted.cue}-{planted.seed}-{sizes}"
+    for split, count, ending in (
+        ("balanced", recipe.balanced, ""),
+        ("biased", recipe.biased, f"-{recipe.biased}-{planted.correlation}"),
+    ):
+        path = work / f"{name}{ending}.safetensors"
+        if path.exists():
+            model.load_state_dict(load_file(path))
+            continue
+        _train(model, planted, split, count)
+        with atomic_path(path) as target:
+            save_file(model.state_dict(), target)
+    return model.eval().requires_grad_(False)
+
+
+def to_input(images: list[PlantedImage]) -> Tensor:
+    """Pixels as the models see them, in [-1, 1]."""
+    pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def group_accuracy(model: VisionTransformer, planted: Planted, count: int) -> list[float]:
+    """Share of right answers in each of the four groups of the test split."""
+    split = planted.split("test", count)
+    hits: list[list[bool]] = [[], [], [], []]
+    for start in range(0, count, BATCH):
+        images = split[start : start + BATCH]
+        for image, answer in zip(images, model(to_input(images)).argmax(1).tolist(), strict=True):
+            hits[image.group].append(answer == image.label)
+    return [round(float(np.mean(of_group)), 4) for of_group in hits]
+
+
+def _train(model: VisionTransformer, planted: Planted, split: str, count: int) -> None:
+    """One pass over the first images of a split, every one of which is new."""
+    model.train()
+    stepper = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
+    steps = count // BATCH
+    images = planted.split(split, count)
+    for step in range(steps):
+        done = step / steps
+        stepper.param_groups[0]["lr"] = RATE * min((done + 1 / steps) / WARM_UP, 1, (1 - done) / (1 - WARM_UP))
+        batch = images[step * BATCH : (step + 1) * BATCH]
+        labels = torch.tensor([image.label for image in batch])
+        F.cross_entropy(model(to_input(batch)), labels).backward()
+        stepper.step()
+        stepper.zero_grad()

@@ -1,0 +1,89 @@
+"""The audit in one call."""
+
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from siftlens.auditing import storage
+from siftlens.auditing.results import Audit
+from siftlens.auditing.run import run_audit
+from siftlens.auditing.settings import AuditSettings
+from siftlens.auditing.vocabulary import KINDS
+from siftlens.data import open_images
+from siftlens.models import LoadedModel
+from siftlens.models.given import AS_LOADED, Normalize, as_loaded
+
+
+def audit(
+    model: nn.Module | LoadedModel,
+    images: str | PathLike[str] | Iterable[Any],
+    labels: Sequence[str | int] | None = None,
+    *,
+    normalize: Normalize = AS_LOADED,
+    masks: str | PathLike[str] | None = None,
+    environment: str | PathLike[str] | None = None,
+    probe: bool = False,
+    vocabularies: Sequence[str] = KINDS,
+    layer: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    limit: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Audit:
+    """Find what a classifier leans on besides the object, and test each claim by intervention.
+
+    Use images that the model was not trained on: on its training images it is right for reasons of its own.
+
+    Args:
+        model: a classifier with attention, in evaluation mode, called as `model(x)`; or one from `siftlens.load_model`.
+        images: a folder, a glob or a text file of paths, or a collection of images, as for `siftlens.analyze`.
+        labels: class of each image; None for the first folder of its path.
+        normalize: what the model expects of pixels in [0, 1], as for `siftlens.analyze`.
+        masks: folder of masks, white on the object, named as the images are: lets a cue be confirmed as spurious.
+        environment: folder of labelled images from elsewhere, where the cue may not go with the class: likewise.
+        probe: fit a linear classifier on what the model returns, for a model without a head.
+        vocabularies: which visual words to make cues of: "sift", "colour", "token".
+        layer: after which block tokens become words; None for the middle one.
+        batch_size: images per forward pass.
+        seed: of the halves, the words and the controls.
+        limit: at most so many images, spread evenly.
+        size: px, or (height, width): input size of a model that did not come from `load_model`; needed for paths.
+        progress: called with a stage ("images", "cues"), what is done and what there is to do.
+
+    Returns:
+        The audit.
+
+    Raises:
+        CaptureError: the model's attention cannot be read, or its tokens not be dropped.
+        InputError: an argument, a label or a mask is not what was expected; too few images or classes.
+        ModelError: the model returns no finite logits.
+        NothingReadableError: not one image can be read.
+
+    Example:
+        >>> audit = siftlens.audit(model, images, labels, normalize="imagenet")
+        >>> audit.cues[["cue", "verdict", "dependence", "p"]]
+    """
+    settings = AuditSettings(
+        vocabularies=tuple(vocabularies),
+        layer=layer,
+        probe=probe,
+        masks=None if masks is None else Path(masks),
+        environment=None if environment is None else Path(environment),
+        batch_size=batch_size,
+        seed=seed,
+    )
+    source = open_images(images, limit=limit)
+    return run_audit(as_loaded(model, source, normalize, size), source, labels, settings, progress)
+
+
+def load_audit(folder: str | PathLike[str]) -> Audit:
+    """Read an audit that `Audit.save` or `siftlens audit` wrote.
+
+    Raises:
+        StudyError: missing, incomplete, damaged, or written by a newer version.
+    """
+    return storage.load(Path(folder))

@@ -1,0 +1,127 @@
+"""A finished audit: tables, and cues that can be looked for in other images."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import nn
+
+from siftlens.attention import find_layout
+from siftlens.auditing.tokens import TokenAccess
+from siftlens.auditing.vocabulary import Vocabulary
+from siftlens.core import InputError
+from siftlens.data import Normalization, Preprocessing, as_pixels
+from siftlens.interrelation.forward import to_input
+from siftlens.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A set of visual words that goes with a class.
+
+    Attributes:
+        name: its class, kind and rank, such as "sea 1 (colour)".
+        label: its class.
+        kind: of its words: "sift", "colour" or "token".
+        words: their numbers in the vocabulary of that kind.
+        threshold: share of the patches from which an image counts as carrying it.
+        verdict: one of `siftlens.auditing.verdicts.VERDICTS`.
+        audit: where it comes from.
+    """
+
+    name: str
+    label: str
+    kind: str
+    words: tuple[int, ...]
+    threshold: float
+    verdict: str
+    audit: "Audit"
+
+    def patches(self, pixels: Any, model: nn.Module | LoadedModel | None = None) -> Bool[np.ndarray, "rows cols"]:
+        """Where the cue is in an image.
+
+        Args:
+            pixels: the image, of the model's input size; of another size, it is resized and cropped.
+            model: the audited model; needed for words of kind "token".
+
+        Raises:
+            InputError: no image, or the model is missing.
+        """
+        image = as_pixels(pixels)
+        preprocessing = self.audit.preprocessing
+        if image.shape[:2] != (preprocessing.height, preprocessing.width):
+            image = preprocessing.apply(Image.fromarray(image))
+        tokens = None
+        if self.kind == "token":
+            if model is None:
+                raise InputError(f"the cue {self.name} is made of the model's tokens; pass model=")
+            module = model.module if isinstance(model, LoadedModel) else model
+            parameter = next(module.parameters())
+            x = to_input([image], self.audit.normalization, parameter.device, parameter.dtype)
+            access = TokenAccess(module, find_layout(module, x), x)
+            with access.read(self.audit.layer) as read, torch.no_grad():
+                module(x)
+            tokens = read[0]
+        grid = self.audit.vocabulary.grid
+        words = self.audit.vocabulary.words([image], tokens)[self.kind]
+        return np.isin(words, self.words).reshape(grid.rows, grid.cols)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        cues: a row per cue, the strongest claims first.
+        images: a row per image: identity, label, predicted, half ("discover" or "confirm"), margin, cue_share (of the
+            patches, the largest harmful cue), risk (of being misled by harmful cues, in shares of the median margin).
+        properties: a row per class and property of whole images: association and what explains it.
+        info: settings, model, versions, counts, forward passes, in JSON values.
+        vocabulary: codebooks of the visual words.
+        layer: whose tokens the words of kind "token" are made of.
+        preprocessing: of the images.
+        normalization: of the model's input.
+    """
+
+    cues: pd.DataFrame
+    images: pd.DataFrame
+    properties: pd.DataFrame
+    info: Mapping[str, Any]
+    vocabulary: Vocabulary
+    layer: int
+    preprocessing: Preprocessing
+    normalization: Normalization | None
+
+    def cue(self, row: int) -> Cue:
+        """The cue in a row of the table.
+
+        Raises:
+            InputError: there is no such row.
+        """
+        if not 0 <= row < len(self.cues):
+            raise InputError(f"expected a row of the {len(self.cues)} cues, got {row}")
+        found = self.cues.iloc[row]
+        words = tuple(int(word) for word in found["words"])
+        return Cue(
+            found["cue"], found["label"], found["kind"], words, float(found["threshold"]), found["verdict"], self
+        )
+
+    def __iter__(self) -> Iterator[Cue]:
+        return (self.cue(row) for row in range(len(self.cues)))
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the audit: cues.parquet, images.parquet, properties.parquet, codebooks.safetensors, audit.json.
+
+        Raises:
+            InputError: the folder holds an audit already, or cannot be written.
+        """
+        from siftlens.auditing.storage import save
+
+        save(self, Path(folder))

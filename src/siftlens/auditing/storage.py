@@ -1,0 +1,105 @@
+"""An audit as a folder.
+
+cues.parquet            a row per cue
+images.parquet          a row per image
+properties.parquet      a row per class and property of whole images
+codebooks.safetensors   the visual words
+audit.json              how it was run; written last, so its presence says that the audit is complete
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from siftlens.auditing.codebook import Codebook
+from siftlens.auditing.results import Audit
+from siftlens.auditing.vocabulary import Vocabulary
+from siftlens.core import InputError, PatchGrid, StudyError
+from siftlens.data import Normalization, Preprocessing, atomic_path
+from siftlens.interrelation.files import write_table
+
+FORMAT = 1
+_INFO = "audit.json"
+_CODEBOOKS = "codebooks.safetensors"
+_TABLES = ("cues", "images", "properties")
+
+
+def expect_free(folder: Path) -> None:
+    """Refuse a folder whose finished audit would be overwritten.
+
+    Raises:
+        InputError: it holds one.
+    """
+    if (folder / _INFO).exists():
+        raise InputError(f"{folder} holds a finished audit; choose another folder, or remove that one first")
+
+
+def save(audit: Audit, folder: Path) -> None:
+    """Write an audit.
+
+    Raises:
+        InputError: the folder holds an audit already, or cannot be written.
+    """
+    expect_free(folder)
+    for name in _TABLES:
+        write_table(folder / f"{name}.parquet", getattr(audit, name))
+    tensors = {
+        f"{kind}.{part}": getattr(codebook, part).contiguous()
+        for kind, codebook in audit.vocabulary.codebooks.items()
+        for part in ("mean", "axes", "centres")
+    }
+    with atomic_path(folder / _CODEBOOKS) as path:
+        save_file(tensors, path)
+    whole = {
+        "format": FORMAT,
+        "grid": asdict(audit.vocabulary.grid),
+        "layer": audit.layer,
+        "preprocessing": asdict(audit.preprocessing),
+        "normalization": None if audit.normalization is None else asdict(audit.normalization),
+        "info": dict(audit.info),
+    }
+    with atomic_path(folder / _INFO) as path:
+        path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> Audit:
+    """Read an audit.
+
+    Raises:
+        StudyError: missing, incomplete, damaged, or written by a newer version.
+    """
+    if not (folder / _INFO).is_file():
+        raise StudyError(f"expected the folder of an audit, but {folder} has no {_INFO}")
+    try:
+        whole: dict[str, Any] = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+        if whole["format"] > FORMAT:
+            raise StudyError(
+                f"{folder / _INFO} has format {whole['format']}, this siftlens reads up to {FORMAT}; update siftlens"
+            )
+        tensors = load_file(folder / _CODEBOOKS)
+        kinds = dict.fromkeys(name.partition(".")[0] for name in tensors)
+        codebooks = {
+            kind: Codebook(*(tensors[f"{kind}.{part}"] for part in ("mean", "axes", "centres"))) for kind in kinds
+        }
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+        normalization = whole["normalization"]
+        return Audit(
+            **tables,
+            info=whole["info"],
+            vocabulary=Vocabulary(PatchGrid(**whole["grid"]), codebooks),
+            layer=whole["layer"],
+            preprocessing=Preprocessing(**whole["preprocessing"]),
+            normalization=None
+            if normalization is None
+            else Normalization(tuple(normalization["mean"]), tuple(normalization["std"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, StudyError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise StudyError(f"{folder} is damaged or cut off ({reason}); copy it again, or run the audit again") from error

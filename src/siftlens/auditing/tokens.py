@@ -1,0 +1,167 @@
+"""Taking hold of a model's tokens: reading them between two blocks, dropping and replacing them before the first."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from siftlens.attention.calls import AttentionCall
+from siftlens.attention.capture import Capture, capturing
+from siftlens.attention.coverage import Roll, refuse_unreadable
+from siftlens.core import CaptureError, TokenLayout
+
+_SAME = 1e-3  # share of the logits' spread that rounding may change them by
+
+Change = Callable[[Float[Tensor, "image token dim"]], Float[Tensor, "image kept dim"]]
+
+
+class _Stop(BaseException):
+    """Ends a forward pass before the first block; not an Exception, so that no model catches it."""
+
+
+class TokenAccess:
+    """The places of a model where its tokens can be taken hold of.
+
+    Found and tried on noise: before the first block, tokens may be dropped or put in another order, and the model must
+    not care about the order. What fails is a model whose positions come in inside the blocks (rotary embeddings,
+    relative biases), or that needs every token.
+
+    Args:
+        model: a vision transformer in evaluation mode.
+        layout: what stands at which token.
+        example: images of the shape, type and device that the model sees; their content does not matter.
+
+    Attributes:
+        blocks: names of the modules around each layer's attention.
+
+    Raises:
+        CaptureError: its tokens cannot be dropped, or its attention cannot be read.
+    """
+
+    def __init__(self, model: nn.Module, layout: TokenLayout, example: Float[Tensor, "image channel height width"]):
+        refuse_unreadable(model)
+        self._model, self._layout = model, layout
+        noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
+        frames = _frames(model, layout, noise)
+        self._modules = dict(model.named_modules())
+        first = next((name for name in frames[0] if self._can_change(name, noise)), None)
+        if first is None:
+            raise CaptureError(
+                f"{type(model).__name__}: its tokens cannot be dropped one by one (positions that come in inside the "
+                "blocks, or a head that needs every token); expected positions added before the first block"
+            )
+        depth = frames[0].index(first)
+        self.blocks = tuple(names[min(depth, len(names) - 1)] for names in frames)
+
+    @contextmanager
+    def changed(self, change: Change) -> Iterator[None]:
+        """Change the tokens before the first block, in every forward pass inside."""
+        with self._changed(self.blocks[0], change):
+            yield
+
+    def replacing(self, patches: Bool[Tensor, "image patch"], donors: Float[Tensor, "image token dim"]) -> Change:
+        """The change that takes these patches of each image from another image, at the same places."""
+        prefix = self._layout.prefix
+
+        def swap(tokens: Tensor) -> Tensor:
+            swapped = torch.where(patches.to(tokens.device)[:, :, None], donors[:, prefix:], tokens[:, prefix:])
+            return torch.cat([tokens[:, :prefix], swapped], dim=1)
+
+        return swap
+
+    def keeping(self, kept: Int[Tensor, "image patch"]) -> Change:
+        """The change that keeps the prefix and, of each image, only these patches: the sequence gets shorter."""
+        prefix = self._layout.prefix
+
+        def drop(tokens: Tensor) -> Tensor:
+            index = (kept.to(tokens.device) + prefix)[:, :, None].expand(-1, -1, tokens.shape[2])
+            return torch.cat([tokens[:, :prefix], tokens.gather(1, index)], dim=1)
+
+        return drop
+
+    @torch.no_grad()
+    def embed(self, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image token dim"]:
+        """Tokens before the first block; the model runs no further than that."""
+        held: list[Tensor] = []
+
+        def stop(tokens: Tensor) -> Tensor:
+            held.append(tokens)
+            raise _Stop
+
+        try:
+            with self.changed(stop):
+                self._model(x)
+        except _Stop:
+            pass
+        return held[0]
+
+    @contextmanager
+    def read(self, layer: int) -> Iterator[list[Float[Tensor, "image patch dim"]]]:
+        """Patch tokens after a layer's block, one entry for each forward pass inside."""
+        found: list[Tensor] = []
+
+        def note(_module: nn.Module, _args: Any, output: Any) -> None:
+            tokens = output[0] if isinstance(output, tuple | list) else output
+            found.append(tokens[:, self._layout.prefix :].detach())
+
+        handle = self._modules[self.blocks[layer]].register_forward_hook(note)
+        try:
+            yield found
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _changed(self, name: str, change: Change) -> Iterator[None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            place, tokens = next(
+                (place, value)
+                for place, value in (*enumerate(args), *kwargs.items())
+                if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] == self._layout.tokens
+            )
+            changed = change(tokens)
+            if isinstance(place, int):
+                return (*args[:place], changed, *args[place + 1 :]), kwargs
+            return args, kwargs | {place: changed}
+
+        handle = self._modules[name].register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def _can_change(self, name: str, noise: Tensor) -> bool:
+        """Whether patches before this module can be reordered without effect, and dropped."""
+        patches = self._layout.grid.patches
+        mixed = torch.randperm(patches, generator=torch.Generator().manual_seed(0)).expand(len(noise), -1)
+        before = self._model(noise)
+        try:
+            with self._changed(name, self.keeping(mixed)):
+                reordered = self._model(noise)
+            with self._changed(name, self.keeping(mixed[:, : patches // 2])):
+                fewer = self._model(noise)
+        except (StopIteration, RuntimeError, ValueError, IndexError, AssertionError):
+            return False
+        spread = (before - fewer).abs().max()
+        return bool(fewer.shape == before.shape and (before - reordered).abs().max() <= _SAME * spread)
+
+
+def _frames(model: nn.Module, layout: TokenLayout, images: Tensor) -> list[list[str]]:
+    """For each layer, the names of the modules that hold its attention and no other's, outermost first."""
+    roll, layers = Roll(layout, len(images)), []
+
+    def note(capture: Capture, call: AttentionCall) -> None:
+        if roll.enter(capture.tracker, call) is not None:
+            layers.append(len(capture.tracker.ran) - 1)
+
+    with torch.no_grad(), capturing(model, len(images), note) as capture:
+        model(images)
+    roll.check(capture)
+    ran = capture.tracker.ran
+    return [
+        [name for name in ran[here] if all(name not in names for there, names in enumerate(ran) if there != here)]
+        for here in layers
+    ]

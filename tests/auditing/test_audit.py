@@ -1,0 +1,164 @@
+"""A classifier of known leanings must be told from one that has none."""
+
+import numpy as np
+import pytest
+
+import siftlens
+from oracles.leaning import CLASSES, Leaning, pictures
+from siftlens.auditing.tables import RELIED_ON
+
+PICTURES = pictures(240)
+PIXELS = [picture.pixels for picture in PICTURES]
+LABELS = [picture.label for picture in PICTURES]
+
+
+def audited(model, labels=LABELS, images=PIXELS, **settings):
+    return siftlens.audit(model.eval(), images, labels, normalize=None, **{"vocabularies": ("colour",)} | settings)
+
+
+@pytest.fixture(scope="module")
+def leaning():
+    return audited(Leaning(on_object=1, on_cue=2))
+
+
+@pytest.fixture(scope="module")
+def upright():
+    return audited(Leaning(on_object=1, on_cue=0))
+
+
+def share_on(cue, what):
+    """Share of the cue's patches on the planted cue, or on the object, and of those that it finds."""
+    found = np.array([cue.patches(picture.pixels) for picture in PICTURES])
+    true = np.array([getattr(picture, what) for picture in PICTURES])
+    return (found & true).sum() / found.sum(), (found & true).sum() / true.sum()
+
+
+def on_planted(audit):
+    """Rows of cues that lie on the planted cue."""
+    return [i for i, cue in enumerate(audit) if share_on(cue, "cue_map")[0] > 0.5]
+
+
+def test_a_cue_that_is_leaned_on_is_found_first(leaning):
+    assert leaning.cues["label"][0] == "1"
+    assert leaning.cues["verdict"][0] == "harmful reliance"
+    precision, recall = share_on(leaning.cue(0), "cue_map")
+    assert precision > 0.98 and recall > 0.98
+    assert leaning.cues["p"][0] < 0.01
+
+
+def test_a_cue_that_only_goes_along_is_not_claimed(upright):
+    """Fails where the causal step is left out: the cue goes with the class as much as above."""
+    assert set(upright.cues["verdict"][on_planted(upright)]) <= {"associated", "not associated"}
+
+
+def test_the_object_is_relied_on_but_does_no_harm(upright):
+    on_object = [i for i, cue in enumerate(upright) if share_on(cue, "object_map")[0] > 0.9]
+    assert set(upright.cues["verdict"][on_object]) == {"relied on"}
+    assert {upright.cues["label"][i] for i in on_object} == {"0", "1"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_labels_find_nothing(seed):
+    labels = np.random.default_rng(seed).permutation(LABELS)
+    cues = audited(Leaning(on_object=1, on_cue=2), labels.tolist()).cues
+    assert cues.empty or not cues["verdict"].isin(RELIED_ON).any()
+
+
+def test_effects_are_what_the_model_computes(leaning):
+    """Two red patches weigh (230 - 2 * 20) / 255 each, twice; a control holds none and costs nothing."""
+    for effect in ("removal", "swap", "transplant"):
+        assert leaning.cues[effect][0] == pytest.approx(2 * 2 * (230 - 40) / 255, rel=0.15)
+        assert leaning.cues[f"{effect}_low"][0] < leaning.cues[effect][0] < leaning.cues[f"{effect}_high"][0]
+
+
+def test_images_that_the_cue_misleads_are_told(leaning):
+    against = np.array([picture.cue != picture.label for picture in PICTURES])
+    risk = leaning.images["risk"].to_numpy()
+    assert risk[against].min() > risk[~against].max()
+    wrong = leaning.images["predicted"] != leaning.images["label"]
+    assert wrong[against].mean() > 0.5 and not wrong[~against].any()
+
+
+def test_masks_confirm(tmp_path):
+    from PIL import Image
+
+    for number, picture in enumerate(PICTURES):
+        for kind, pixels in (("images", picture.pixels), ("masks", picture.object_map.repeat(4, 0).repeat(4, 1) * 255)):
+            path = tmp_path / kind / CLASSES[picture.label] / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    model = Leaning(on_object=1, on_cue=2).eval()
+    settings = {"normalize": None, "size": Leaning.size, "vocabularies": ("colour",)}
+    audit = siftlens.audit(model, tmp_path / "images", masks=tmp_path / "masks", **settings)
+    assert audit.cues["verdict"][0] == "confirmed spurious"
+    assert audit.cues["label"][0] == CLASSES[1]
+    assert audit.cues["off_object"][0] > 0.95
+    plain = siftlens.audit(model, tmp_path / "images", **settings)
+    assert "confirmed spurious" not in set(plain.cues["verdict"])
+    elsewhere = siftlens.audit(model, tmp_path / "images", environment=tmp_path / "images", **settings)
+    assert "confirmed spurious" not in set(elsewhere.cues["verdict"])  # there the cue goes with the class as well
+
+
+def test_saved_and_loaded(leaning, tmp_path):
+    leaning.save(tmp_path / "audit")
+    loaded = siftlens.load_audit(tmp_path / "audit")
+    assert loaded.cues.drop(columns="words").equals(leaning.cues.drop(columns="words"))
+    assert loaded.images.equals(leaning.images)
+    assert loaded.info == leaning.info
+    for old, new in zip(leaning, loaded, strict=True):
+        assert np.array_equal(old.patches(PIXELS[3]), new.patches(PIXELS[3]))
+    with pytest.raises(siftlens.InputError, match="holds a finished audit"):
+        leaning.save(tmp_path / "audit")
+    (tmp_path / "audit" / "images.parquet").write_bytes(b"x")
+    with pytest.raises(siftlens.StudyError, match="damaged or cut off"):
+        siftlens.load_audit(tmp_path / "audit")
+    with pytest.raises(siftlens.StudyError, match=r"has no audit.json"):
+        siftlens.load_audit(tmp_path)
+
+
+def test_the_same_seed_gives_the_same_audit(leaning):
+    again = audited(Leaning(on_object=1, on_cue=2), batch_size=17)
+    assert again.cues["verdict"].tolist() == leaning.cues["verdict"].tolist()
+    assert np.allclose(again.cues["removal"], leaning.cues["removal"], atol=1e-4)
+
+
+def test_cost(leaning):
+    assert leaning.info["passes_per_image"] <= 20
+
+
+def test_bad_input_is_said():
+    model = Leaning()
+    with pytest.raises(siftlens.InputError, match="at least two classes, got 0"):
+        audited(model, [0] * 40, PIXELS[:40])
+    with pytest.raises(siftlens.InputError, match="expected a label for each of 240 images, got 3"):
+        audited(model, [0, 1, 0])
+    with pytest.raises(siftlens.InputError, match="have no label"):
+        audited(model, None)
+    with pytest.raises(siftlens.InputError, match="at least 32 different images, the largest of 2 has 3"):
+        audited(model, [0, 1] * 3, PIXELS[:6])
+    with pytest.raises(siftlens.InputError, match="do not match the model's 2 outputs"):
+        audited(model, [("a", "b", "c")[i % 3] for i in range(240)])
+    with pytest.raises(siftlens.InputError, match="vocabularies must be some of sift, colour, token"):
+        audited(model, vocabularies=("taste",))
+    with pytest.raises(siftlens.InputError, match="layer must lie between 0 and 1, got 2"):
+        audited(model, layer=2)
+
+
+def test_too_few_images_of_a_class_make_no_cue():
+    labels = [label if i < 200 else 1 - label for i, label in enumerate(LABELS)]
+    few = [i for i, label in enumerate(labels) if label == 0][:100] + [i for i, label in enumerate(labels) if label][:9]
+    audit = audited(Leaning(on_object=1, on_cue=2), [labels[i] for i in few], [PIXELS[i] for i in few])
+    assert audit.info["without_enough_images"] == ["1"]
+    assert "1" not in set(audit.cues["label"])
+
+
+def test_all_answers_wrong_make_no_cue():
+    audit = audited(Leaning(on_object=-1, on_cue=-2))
+    assert audit.cues.empty
+    assert audit.info["without_right_answers"] == ["0", "1"]
+
+
+def test_the_same_image_under_two_labels_is_set_aside():
+    audit = audited(Leaning(), [*LABELS, 1 - LABELS[0]], [*PIXELS, PIXELS[0]])
+    assert len(audit.images) == 239
+    assert [reason for _, reason in audit.info["set_aside"]] == ["the same image stands under another label too"] * 2

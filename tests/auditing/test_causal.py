@@ -1,0 +1,93 @@
+"""Effects of a cue against their controls, on a model whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from oracles.leaning import COLS, ROWS, SIDE, Leaning, pictures
+from siftlens.attention import find_layout
+from siftlens.auditing.causal import measure_cue
+from siftlens.auditing.reader import Reader
+from siftlens.auditing.tokens import TokenAccess
+from siftlens.data import open_images
+from siftlens.models.given import as_loaded
+
+PICTURES = pictures(60)
+
+
+def measured(model, there=None):
+    source = open_images([picture.pixels for picture in PICTURES])
+    loaded = as_loaded(model.eval(), source, None, None)
+    blank = torch.zeros(1, 3, ROWS * SIDE, COLS * SIDE)
+    layout = find_layout(model, blank)
+    there = np.array([picture.cue_map.ravel() for picture in PICTURES]) if there is None else there
+    carries, mine = there.any(axis=1), np.array([picture.label == 1 for picture in PICTURES])
+    return measure_cue(
+        Reader(loaded, tuple(source), 16),
+        TokenAccess(model, layout, blank),
+        layout.grid,
+        there,
+        *(np.flatnonzero(part) for part in (mine & carries, ~carries, ~mine & ~carries)),
+        logit=1,
+        most=256,
+        seed=0,
+    )
+
+
+def test_a_cue_that_counts():
+    effects = measured(Leaning(on_object=0, on_cue=2))
+    for effect in (effects.removal, effects.swap, effects.transplant):
+        assert np.nanmean(effect) == pytest.approx(2 * 2 * 190 / 255, rel=0.15)
+    assert len(effects.images) == len(effects.removal) == len(effects.swap) > 20
+
+
+def test_a_cue_that_does_not_count():
+    effects = measured(Leaning(on_object=0, on_cue=0, on_count=0))
+    for effect in (effects.removal, effects.swap, effects.transplant):
+        assert np.nanmax(np.abs(effect)) < 1e-4
+
+
+def test_what_any_patch_does_is_no_effect_of_the_cue():
+    """Fails without the control: to lose two tokens, whichever, costs 2 / 35 of 40."""
+    effects = measured(Leaning(on_object=0, on_cue=0, on_count=40))
+    assert np.abs(effects.removal).max() < 0.01
+
+
+def test_a_cue_that_fills_the_image_leaves_no_room():
+    effects = measured(Leaning(), there=np.ones((60, ROWS * COLS), bool))
+    assert len(effects.images) == len(effects.transplant) == 0
+    assert effects.passes == 0
+
+
+def test_of_a_large_cue_the_rest_does_not_stand_in():
+    """Blue is worth 20 wherever it is, so a part of it could go without effect."""
+
+    class Saturated(Leaning):
+        def forward(self, images):
+            return 20 * torch.tanh(super().forward(images))
+
+    there = np.array([~picture.object_map.ravel() for picture in PICTURES])
+    pixels = [picture.pixels.copy() for picture in PICTURES]
+    blue = np.array((20, 20, 200), np.uint8)
+    for picture, image in zip(PICTURES, pixels, strict=True):
+        image[~picture.object_map.repeat(SIDE, 0).repeat(SIDE, 1)] = blue
+        image[picture.object_map.repeat(SIDE, 0).repeat(SIDE, 1)] = 120
+    source = open_images(pixels)
+    model = Saturated(on_object=1, on_cue=0).eval()
+    blank = torch.zeros(1, 3, ROWS * SIDE, COLS * SIDE)
+    layout = find_layout(model, blank)
+    everything = np.arange(len(pixels))
+    effects = measure_cue(
+        Reader(as_loaded(model, source, None, None), tuple(source), 16),
+        TokenAccess(model, layout, blank),
+        layout.grid,
+        there,
+        everything,
+        everything[:0],
+        everything[:0],
+        logit=1,
+        most=256,
+        seed=0,
+    )
+    assert effects.removal.mean() > 10
+    assert np.isnan(effects.swap).all()
