@@ -111,6 +111,33 @@ def pipeline_table(result: Mapping[str, Any]) -> str:
     return f"{table}\n\n{picture}\n\n{source(result)}"
 
 
+def report_table(result: Mapping[str, Any]) -> str:
+    """Time, size and answers of a report, against what was set out to reach."""
+    studies = result["studies"]
+    lines = [
+        ("images to look at", "up to 12", lambda row: f"{row['gallery']}"),
+        ("choosing and reading these images", "", lambda row: f"{row['gallery_seconds']:.1f} s"),
+        ("making the page", "", lambda row: f"{row['render_seconds']:.1f} s"),
+        ("writing all files of the study, the page among them", "10 s", lambda row: f"{row['save_seconds']:.1f} s"),
+        ("size of the page", "15 MB", lambda row: f"{row['megabytes']:.1f} MB"),
+        ("largest image in it", "1.5 MB", lambda row: f"{row['largest_image_megabytes']:.2f} MB"),
+        *(
+            (words, limit, lambda row, key=key: f"{row[key]['median_ms']:.0f} ms ({row[key]['worst_ms']:.0f})")
+            for words, limit, key in (
+                ("first paint", "1000 ms", "first_paint"),
+                ("click on a patch", "100 ms", "click"),
+                ("slider, to another layer", "", "slider"),
+                ("another image, unpacked", "", "other_image"),
+            )
+        ),
+    ]
+    table = f"| | at most wanted | {' | '.join(studies)} |\n|---|---:|{'---:|' * len(studies)}"
+    for words, limit, told in lines:
+        table += f"\n| {words} | {limit} | {' | '.join(told(row) for row in studies.values())} |"
+    where = source(result).removesuffix(".")
+    return f"{table}\n\nMedian, and the worst in brackets. {where}, {result['browser']}, seed {result['seed']}."
+
+
 def save(figure: Any, name: str, alternative: str) -> str:
     IMAGES.mkdir(exist_ok=True)
     figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None})
@@ -123,6 +150,7 @@ PARTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "attention-cuda": attention_table,
     "scaling": scaling_figure,
     "pipeline": pipeline_table,
+    "report": report_table,
 }
 
 
