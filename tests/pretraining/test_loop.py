@@ -56,7 +56,7 @@ def photos(tmp_path_factory):
 
 
 def run(photos, out, settings=SETTINGS, **rest):
-    return pretrain(photos, out, settings, device="cpu", **rest)
+    return pretrain(photos, out, settings, device="cpu", **{"precision": "fp32"} | rest)
 
 
 def rows(path):
@@ -149,7 +149,7 @@ from siftlens.pretraining.pretrain import pretrain
 from siftlens.pretraining.settings import PretrainSettings
 
 if __name__ == "__main__":
-    pretrain(Path(sys.argv[1]), Path(sys.argv[2]), {settings!r}, device="cpu")
+    pretrain(Path(sys.argv[1]), Path(sys.argv[2]), {settings!r}, device="cpu", precision="fp32")
 """
 
 

@@ -19,7 +19,7 @@ def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
 
     Args:
         device: "cpu", "cuda" or "auto", which takes CUDA where it is there.
-        precision: "fp32" or "bf16"; by default bf16 on CUDA that supports it, else fp32.
+        precision: "fp32" or "bf16"; by default bf16 where the hardware computes with it.
 
     Raises:
         InputError: Fabric is not installed, or the device or precision is not to be had.
@@ -37,7 +37,7 @@ def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
         raise InputError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision is None:
-        precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        precision = "bf16" if _has_bf16(accelerator) else "fp32"
     many = TorchElasticEnvironment.detect()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if many else 1
     fabric = Fabric(
@@ -50,3 +50,11 @@ def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
     )
     fabric.launch()
     return fabric
+
+
+def _has_bf16(accelerator: str) -> bool:
+    """Whether the hardware itself multiplies in bf16; emulated, it would be slower than fp32."""
+    if accelerator == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -70,7 +70,7 @@ def pretrain(
         pace: how it is carried out.
         resume: go on with the run in `out`, where there is one.
         device: "cpu", "cuda" or "auto".
-        precision: "fp32" or "bf16"; by default bf16 on CUDA that supports it, else fp32.
+        precision: "fp32" or "bf16"; by default bf16 where the hardware computes with it.
         workers: processes that decode beside this one.
         progress: called with a stage, images done and images to do.
 
@@ -100,7 +100,7 @@ def pretrain(
             f"choose a multiple of {parts}"
         )
     held = _held(fabric, images, settings.side, out, workers)
-    batches = Batches(held, _guide(settings, store, held, model.layout.grid), model.layout.grid, settings)
+    batches = Batches(held, guide_of(settings, store, held, model.layout.grid), model.layout.grid, settings)
     if fabric.is_global_zero:
         about = {
             "settings": settings.describe(),
@@ -132,7 +132,10 @@ def _held(fabric: "Fabric", images: Any, side: int, out: Path, workers: int) -> 
     return replace(shared, pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
-def _guide(settings: PretrainSettings, store: KeypointStore | None, held: HeldImages, grid: PatchGrid) -> Guide | None:
+def guide_of(
+    settings: PretrainSettings, store: KeypointStore | None, held: HeldImages, grid: PatchGrid
+) -> Guide | None:
+    """What concentration is in a run; None where it has no say."""
     if not settings.guided:
         return None
     if store is None:
