@@ -45,17 +45,21 @@ _TIMED = """async ([events, act]) => {
   }
   return times;
 }"""
-_UNPACKED = "document.querySelector('.told')?.innerText.includes('Stored in 8 bits')"
 
 
 def summed_up(milliseconds: list[float]) -> dict[str, float]:
     return {"median_ms": round(statistics.median(milliseconds), 1), "worst_ms": round(max(milliseconds), 1)}
 
 
+def unpacked(page: Page) -> None:
+    """Wait until the rows of the shown image are at hand."""
+    page.locator(".told", has_text="Stored in 8 bits").wait_for()
+
+
 def opened(browser: Browser, path: Path) -> Page:
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(path.as_uri())
-    page.wait_for_function(_UNPACKED)
+    unpacked(page)
     return page
 
 
@@ -73,7 +77,7 @@ def in_browser(browser: Browser, path: Path) -> dict[str, Any]:
     for button in range(1, page.locator("#thumbs button").count()):
         start = time.perf_counter()
         page.locator("#thumbs button").nth(button).click()
-        page.wait_for_function(_UNPACKED)
+        unpacked(page)
         images.append(1000 * (time.perf_counter() - start))
     page.close()
     return {
@@ -120,9 +124,10 @@ def main() -> None:
         result["browser"] = f"Chromium {browser.version}"
         for name, (spec, limit) in STUDIES.items():
             result["studies"][name] = row = measured(browser, spec, options.images, limit)
+            path = machine.save_result("report", result)
             print(name, *(f"{key}: {value}" for key, value in row.items()), sep="\n  ")
         browser.close()
-    print(machine.save_result("report", result))
+    print(path)
 
 
 if __name__ == "__main__":

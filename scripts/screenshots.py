@@ -21,7 +21,7 @@ def take(page: Page, study: Path, image: str) -> None:
     page.goto((study / "index.html").resolve().as_uri())
     page.wait_for_function("document.fonts.ready.then(() => true)")
     page.locator("#thumbs").get_by_role("button", name=image).click()
-    page.wait_for_function("document.querySelector('.told').innerText.includes('Stored in 8 bits')")
+    page.locator(".told", has_text="Stored in 8 bits").wait_for()
     page.locator("#images input[type=range]").fill(str(LAYER))
     page.locator("#images select").select_option(str(HEAD))
     stage = page.locator("#stage .stack")

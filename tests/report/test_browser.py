@@ -78,7 +78,7 @@ def test_the_slider_goes_through_depth_everywhere(visit, make_result):
 
 def ready(page):
     """Waits until the rows of the shown image are unpacked."""
-    page.wait_for_function("document.querySelector('.told').innerText.includes('Stored in 8 bits')")
+    page.locator(".told", has_text="Stored in 8 bits").wait_for()
     return page
 
 

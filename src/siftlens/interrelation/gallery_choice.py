@@ -34,7 +34,11 @@ def choose_images(
     """
     ends = [_ends(arrays, head) for head in named]
     extreme = [end[rank] for rank in range(_RANKS) for head in ends for end in head if rank < len(end)]
-    places = {identity: place for place, identity in reversed(list(enumerate(images["identity"])))}
+    wanted = set(by_chance)
+    places: dict[str, int] = {}
+    for place, identity in enumerate(images["identity"]):
+        if identity in wanted:
+            places.setdefault(identity, place)
     chance = [places[identity] for identity in by_chance if identity in places]
     contents = images["content"]
     first: dict[str, int] = {}
