@@ -87,6 +87,7 @@ def test_visible_patches_and_their_places_reach_the_prediction(kind):
     visible, masked = order[:, :3], order[:, 3:]
     with torch.no_grad():
         usual = model.predict(images(), visible, masked)
+        assert not torch.allclose(usual[:, 0], usual[:, 1])
         assert not torch.allclose(model.predict(images().flip(3), visible, masked), usual)
         # The order of the list does not matter, only what is in it.
         torch.testing.assert_close(model.predict(images(), visible.flip(1), masked), usual, rtol=1e-4, atol=1e-5)

@@ -46,6 +46,15 @@ def test_half_is_ranked_by_concentration_and_half_by_chance():
         assert certain <= chosen
 
 
+def test_the_ranked_part_goes_from_none_to_all():
+    concentration, _, masked, keys = drawn()
+    chance = PartialDecoding(0.5, 0.0).choose(masked, concentration, keys)
+    assert torch.equal(PartialDecoding(0.5, 0.0).choose(masked, concentration.flip(1), keys), chance)
+    top = PartialDecoding(0.5, 1.0).choose(masked, concentration, keys)
+    values = concentration.gather(1, masked).sort(1, descending=True).values
+    assert torch.equal(concentration.gather(1, top).sort(1, descending=True).values, values[:, :16])
+
+
 def test_the_rest_and_ties_are_uniform():
     _, _, masked, keys = drawn()
     flat = torch.ones(BATCH, PATCHES)
