@@ -88,6 +88,37 @@ def copy(saved, tmp_path):
     return target
 
 
+def test_masks_tell_how_far_concentration_marks_the_object(vit, folder, tmp_path):
+    masks = tmp_path / "masks"
+    expected = {}
+    grid = siftlens.PatchGrid(5, 7, 8, 8)
+    for number, path in enumerate(sorted(folder.glob("g0/*.png"))):
+        patches = np.random.default_rng(number).random((5, 7)) < 0.4
+        mask = masks / "g0" / f"{path.stem}.bmp"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(patches, np.ones((8, 8), np.uint8)) * 255).save(mask)
+        weights = siftlens.concentration(siftlens.detect(np.asarray(Image.open(path))), grid).numpy()
+        above = weights[patches][:, None] - weights[~patches]
+        expected[f"g0/{path.name}"] = ((above > 0) + 0.5 * (above == 0)).mean()
+    (masks / "g0" / f"{path.stem}.bmp").write_bytes(b"damaged")
+    del expected[f"g0/{path.name}"]
+    with_masks = siftlens.analyze(vit, folder, normalize="imagenet", size=(HEIGHT, WIDTH), masks=masks)
+    found = with_masks.images.set_index("identity")["mask_auroc"].dropna()
+    assert found.to_dict() == pytest.approx(expected, abs=1e-6)
+    with_masks.save(tmp_path / "out")
+    mean = np.mean(list(expected.values()))
+    assert f"with an AUROC of {mean:.2f}" in " ".join((tmp_path / "out" / "index.html").read_text("utf-8").split())
+    assert with_masks.run.settings["masks"] == str(masks)
+
+
+def test_masks_that_belong_to_no_image_are_refused(vit, folder, pictures, tmp_path):
+    (tmp_path / "other.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no mask in .* is named as one of the images; expected, say, .*g0"):
+        siftlens.analyze(vit, folder, normalize="imagenet", size=(HEIGHT, WIDTH), masks=tmp_path)
+    with pytest.raises(InputError, match="pass images as a path too"):
+        siftlens.analyze(vit, pictures, normalize="imagenet", masks=tmp_path)
+
+
 def test_a_study_tells_what_it_holds(study, folder):
     assert repr(study) == "Study(model='VisionTransformer', images=13, quarantined=1)"
     assert list(study.quarantine["identity"]) == ["none.jpg"]

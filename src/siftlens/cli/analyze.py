@@ -66,6 +66,14 @@ def analyze(
         Literal["folder"] | None,
         typer.Option(metavar="folder", help="A part per folder, in heads_by_group.parquet.", rich_help_panel=_IMAGES),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Object masks named as the images: how far does concentration mark the object?",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
     measure: Annotated[
         Literal["count", "response", "footprint"],
         typer.Option(
@@ -151,6 +159,7 @@ def analyze(
                 entropy=entropy,
                 exclude_outliers=exclude_outliers,
                 group_by=group_by,
+                masks=masks,
                 limit=limit,
                 workers=workers,
                 out=out,

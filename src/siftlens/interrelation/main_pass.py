@@ -26,7 +26,7 @@ from siftlens.interrelation.settings import Settings
 from siftlens.interrelation.spool import Spool
 from siftlens.keypoints import KeypointCache
 from siftlens.models import LoadedModel
-from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, levels, prepare_images
+from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, auroc, levels, prepare_images
 
 
 class MainPass:
@@ -175,4 +175,5 @@ def _line(image: Prepared, outlier_tokens: int) -> dict[str, Any]:
         "keypoints": len(image.keypoints),
         "covered": float((image.count > 0).mean()),
         "outlier_tokens": outlier_tokens,
+        "mask_auroc": None if image.mask is None else auroc(image.weights, image.mask),
     }

@@ -82,7 +82,8 @@ class Result:
         layers: means over heads, a row per layer and statistic.
         arrays: labelled arrays, merged and per image.
         images: a row per image: identity, content, group, keypoints, covered (share of patches with a
-            keypoint), outlier_tokens (patch tokens of outlier norm).
+            keypoint), outlier_tokens (patch tokens of outlier norm), mask_auroc (of concentration against the
+            image's object mask; NaN without one).
         quarantine: a row per image set aside: identity, reason.
         run: how it was run.
         gallery: a few images to look at.

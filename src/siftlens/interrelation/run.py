@@ -29,7 +29,7 @@ from siftlens.interrelation.settings import MAX_GROUPS, Settings
 from siftlens.interrelation.spool import SPOOL, Spool
 from siftlens.keypoints import KeypointCache
 from siftlens.models import LoadedModel
-from siftlens.patchmaps import PrepareSettings
+from siftlens.patchmaps import PrepareSettings, mask_file
 
 COMMIT_SECONDS = 10.0  # work that a crash may cost; a commit of 12 x 12 heads writes 40 MB
 _IMAGE_COLUMNS = pa.schema(
@@ -40,6 +40,7 @@ _IMAGE_COLUMNS = pa.schema(
         ("keypoints", pa.int32()),
         ("covered", pa.float32()),
         ("outlier_tokens", pa.int32()),
+        ("mask_auroc", pa.float32()),
     ]
 )
 
@@ -90,8 +91,9 @@ def run(
     """
     clock = Clock()
     _limit_groups(source, settings)
+    _expect_masks(source, settings)
     layout = find_layout(model.module, _blank(model))
-    prepare = PrepareSettings(model.preprocessing, layout.grid, measure=settings.measure)
+    prepare = PrepareSettings(model.preprocessing, layout.grid, measure=settings.measure, masks=settings.masks)
     numbers = numbers_of(model, source, settings)
     spool = Spool(folder / SPOOL, numbers, resume=resume)
     try:
@@ -182,6 +184,15 @@ def _limit_groups(source: ImageSource, settings: Settings) -> None:
         raise InputError(
             f"expected at most {MAX_GROUPS} groups, got {len(groups)} folders; leave out --group-by, or analyse some "
             "folders at a time"
+        )
+
+
+def _expect_masks(source: ImageSource, settings: Settings) -> None:
+    folder = settings.masks
+    if folder is not None and not any(mask_file(folder, ref.identity) for ref in source):
+        name = next(iter(source)).identity
+        raise InputError(
+            f"no mask in {folder} is named as one of the images; expected, say, {folder / name} with any image suffix"
         )
 
 

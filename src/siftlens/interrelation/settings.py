@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class Settings:
         entropy: also compute the entropy of every attention row.
         exclude_outliers: leave out patch tokens of outlier norm; runs the model twice.
         group_by: "folder" for one more table per folder of images, or None.
+        masks: folder of object masks, named as the images are; they tell how far concentration marks the object.
         seed: of the pool, the null maps and the bootstrap.
         batch_size: images per forward pass.
         workers: processes that decode and detect beside the model; 0 works in this process.
@@ -38,6 +40,7 @@ class Settings:
     entropy: bool = False
     exclude_outliers: bool = False
     group_by: str | None = None
+    masks: Path | None = None
     seed: int = 0
     batch_size: int = 32
     workers: int = 1
@@ -68,5 +71,6 @@ class Settings:
             "entropy": self.entropy,
             "exclude_outliers": self.exclude_outliers,
             "group_by": self.group_by,
+            "masks": None if self.masks is None else str(self.masks),
             "seed": self.seed,
         }

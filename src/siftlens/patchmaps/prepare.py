@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from siftlens.core import InputError, PatchGrid
 from siftlens.data import ImageRef, Preprocessing, Unreadable, content_hash, decode
 from siftlens.keypoints import KeypointCache, Keypoints, SiftSettings, detect_with
+from siftlens.patchmaps.masks import mask_file, object_patches
 from siftlens.patchmaps.measures import MEASURES, patch_weights
 from siftlens.patchmaps.rivals import rival_maps
 
@@ -25,6 +27,7 @@ class PrepareSettings:
         measure: "count", "response", "footprint", or a callable (pixels, grid) -> weight per patch.
         sift: of the detector.
         rivals: also compute the rival maps.
+        masks: folder of object masks, named as the images are.
 
     Raises:
         InputError: another measure, or a grid that does not fit the pixels.
@@ -35,6 +38,7 @@ class PrepareSettings:
     measure: str | Measure = "count"
     sift: SiftSettings = field(default_factory=SiftSettings)
     rivals: bool = True
+    masks: Path | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.measure) and self.measure not in MEASURES:
@@ -62,6 +66,7 @@ class Prepared:
         count: number of keypoints per patch.
         weights: the measure per patch.
         rivals: rival maps in the order of `RIVALS`; none of them where they were not asked for.
+        mask: patches that show the object; None without a mask that can be read.
     """
 
     identity: str
@@ -72,6 +77,7 @@ class Prepared:
     count: Float[np.ndarray, "rows cols"]
     weights: Float[np.ndarray, "rows cols"]
     rivals: Float[np.ndarray, "rival rows cols"]
+    mask: Bool[np.ndarray, "rows cols"] | None
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,18 @@ def prepare(
     count = patch_weights(keypoints, grid, "count")
     weights = patch_weights(keypoints, grid, settings.measure) if isinstance(settings.measure, str) else count
     rivals = rival_maps(pixels, grid) if settings.rivals else np.zeros((0, grid.rows, grid.cols), np.float32)
-    return Prepared(ref.identity, ref.group, content, pixels, keypoints, count, weights, rivals), known is None
+    mask = _mask(ref.identity, settings)
+    return Prepared(ref.identity, ref.group, content, pixels, keypoints, count, weights, rivals, mask), known is None
+
+
+def _mask(identity: str, settings: PrepareSettings) -> Bool[np.ndarray, "rows cols"] | None:
+    path = mask_file(settings.masks, identity) if settings.masks else None
+    if path is None:
+        return None
+    try:
+        return object_patches(path, settings.preprocessing, settings.grid)
+    except Unreadable:
+        return None
 
 
 def measured(image: Prepared, grid: PatchGrid, measure: Measure) -> Prepared:

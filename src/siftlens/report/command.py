@@ -9,7 +9,7 @@ from siftlens.patchmaps import MEASURES
 
 _DEFAULTS = {"measure": "count", "weighting": "attention", "seed": 0, "batch_size": 32}
 _FLAGS = ("entropy", "exclude_outliers")
-_OPTIONS = ("limit", "group_by", "measure", "weighting", "seed", "batch_size", "workers")
+_OPTIONS = ("limit", "group_by", "masks", "measure", "weighting", "seed", "batch_size", "workers")
 
 
 def command(run: RunInfo) -> str | None:

@@ -6,11 +6,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from siftlens.comparison.paired import estimate
 from siftlens.interrelation.inference import RELEVANT
 from siftlens.interrelation.nulls import POOL_SIZE
 from siftlens.interrelation.results import Result
 from siftlens.report.command import command
-from siftlens.report.evidence import Finding
+from siftlens.report.evidence import Estimate, Finding
 from siftlens.report.explorer import explorer_json
 from siftlens.report.findings import findings
 from siftlens.report.named import named_in, places_of
@@ -63,6 +67,8 @@ class Page:
         images: images read.
         pool: images in null 1's reference pool.
         covered: mean share of patches with at least one keypoint, %.
+        marked: how well concentration tells the patches of an object from the rest (AUROC), and the images whose masks
+            say so; None without masks.
         settings: how to reproduce the run.
         command: the command line that runs it again; None where none does.
         quarantine: (identity, reason) of the first images set aside.
@@ -82,6 +88,7 @@ class Page:
     images: int
     pool: int
     covered: str
+    marked: Estimate | None
     settings: tuple[Settings, ...]
     command: str | None
     quarantine: tuple[tuple[str, str], ...]
@@ -123,6 +130,7 @@ def page(result: Result) -> Page:
         images=run.images,
         pool=run.pool,
         covered=covered,
+        marked=_marked(result),
         settings=_settings(result),
         command=command(run),
         quarantine=tuple((str(row.identity), str(row.reason)) for row in result.quarantine.head(LISTED).itertuples()),
@@ -142,6 +150,15 @@ def page(result: Result) -> Page:
             "explorer": explorer_json(result, named_in(told), ends),
         },
     )
+
+
+def _marked(result: Result) -> Estimate | None:
+    values = result.images.get("mask_auroc", pd.Series(dtype=float)).to_numpy(np.float64)
+    found = estimate(values[:, None], pool=None)
+    if not found.n[0]:
+        return None
+    value, low, high = (float(end[0]) for end in (found.mean, found.low, found.high))
+    return Estimate("AUROC of concentration against the masks", value, low, high, "", int(found.n[0]))
 
 
 def _front(model: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ def analyze(
     entropy: bool = False,
     exclude_outliers: bool = False,
     group_by: str | None = None,
+    masks: str | PathLike[str] | None = None,
     limit: int | None = None,
     size: int | tuple[int, int] | None = None,
     workers: int | None = None,
@@ -68,6 +69,8 @@ def analyze(
         entropy: also compute the entropy of every attention row.
         exclude_outliers: leave out patch tokens of outlier norm; runs the model twice.
         group_by: "folder" for a table per folder of images too.
+        masks: folder of object masks, each named as its image is (with any image suffix) and of its proportions, bright
+            where the object is. Tells how far concentration marks the object, and changes no other number.
         limit: at most so many images, spread evenly.
         size: px, or (height, width): input size of a model that did not come from `load_model`; needed for paths.
         workers: processes that decode and detect beside the model; 0 for none; None as fits the machine.
@@ -91,6 +94,8 @@ def analyze(
     """
     if out is None and resume:
         raise InputError("resume=True goes on with a run in a folder; pass out=FOLDER")
+    if masks is not None and not isinstance(images, str | PathLike):
+        raise InputError("masks are found by the names of image files; pass images as a path too")
     source = open_images(images, limit=limit)
     loaded = _loaded(model, source, normalize, size)
     settings = Settings(
@@ -99,6 +104,7 @@ def analyze(
         entropy=entropy,
         exclude_outliers=exclude_outliers,
         group_by=group_by,
+        masks=None if masks is None else Path(masks),
         seed=seed,
         batch_size=batch_size,
         workers=_workers(len(source)) if workers is None else workers,
