@@ -19,7 +19,7 @@ LAYER, HEAD, PATCH = 2, 0, (6, 5)  # the head of largest effect in the demo; a c
 def take(page: Page, study: Path, image: str) -> None:
     """The explorer: an image with keypoints, concentration, attention, and where a patch attends."""
     page.goto((study / "index.html").resolve().as_uri())
-    page.wait_for_function("document.fonts.ready.then(() => true)")
+    page.evaluate("document.fonts.ready.then(() => true)")
     page.locator("#thumbs").get_by_role("button", name=image).click()
     page.locator(".told", has_text="Stored in 8 bits").wait_for()
     page.locator("#images input[type=range]").fill(str(LAYER))
