@@ -58,9 +58,11 @@ class MaskedAutoencoder(nn.Module):
         """
         patches = patchify(images, self.layout.grid)
         predicted = self.decoder(self.encode(patches, visible), visible, decoded)
-        error = (predicted.float() - self.target(take(patches, decoded))).square().mean(dim=2)
-        loss: Tensor = error.mean() if weights is None else (error * weights).mean()
-        return loss
+        target = self.target(take(patches, decoded))
+        if weights is None:
+            return F.mse_loss(predicted.float(), target)
+        error = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=2)
+        return (error * weights).mean()
 
     def encode(
         self, patches: Float[Tensor, "batch patch values"], visible: Int64[Tensor, "batch visible"]
@@ -88,8 +90,10 @@ class MaskedAutoencoder(nn.Module):
         """What is to be predicted of patches."""
         if not self.norm_pix:
             return patches
-        variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
-        return (patches - mean) / (variance + _EPSILON).sqrt()
+        # By the kernel of layer norm, which is many times faster; its variance divides by n, MAE's by n - 1.
+        n = patches.shape[2]
+        scale = torch.full((n,), (1 - 1 / n) ** 0.5, device=patches.device)
+        return F.layer_norm(patches, (n,), weight=scale, eps=_EPSILON * (1 - 1 / n))
 
     def predict(
         self,

@@ -1,6 +1,9 @@
 """Lightning Fabric: one process or, under torchrun, many."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,16 +43,29 @@ def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
         precision = "bf16" if _has_bf16(accelerator) else "fp32"
     many = TorchElasticEnvironment.detect()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if many else 1
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=local,
-        num_nodes=int(os.environ["WORLD_SIZE"]) // local if many else 1,
-        strategy="ddp" if many and int(os.environ["WORLD_SIZE"]) > 1 else "auto",
-        precision=_PRECISIONS[precision],
-        plugins=TorchElasticEnvironment() if many else LightningEnvironment(),
-    )
-    fabric.launch()
+    with _quiet():
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=local,
+            num_nodes=int(os.environ["WORLD_SIZE"]) // local if many else 1,
+            strategy="ddp" if many and int(os.environ["WORLD_SIZE"]) > 1 else "auto",
+            precision=_PRECISIONS[precision],
+            plugins=TorchElasticEnvironment() if many else LightningEnvironment(),
+        )
+        fabric.launch()
     return fabric
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Fabric tells about itself off the terminal; run.json has it."""
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _has_bf16(accelerator: str) -> bool:

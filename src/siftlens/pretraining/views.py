@@ -72,5 +72,5 @@ def normalised(
     std: tuple[float, float, float],
 ) -> Float[Tensor, "batch 3 height width"]:
     """Pixels as the model's numbers."""
-    scale = [torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std)]
-    return (pixels / 255 - scale[0]) / scale[1]
+    middle, spread = (torch.tensor(values, device=pixels.device).view(3, 1, 1) * 255 for values in (mean, std))
+    return pixels.float().sub_(middle).div_(spread)  # in place: on a CPU, new memory costs more than the arithmetic
