@@ -53,7 +53,8 @@ def test_a_cue_that_only_goes_along_is_not_claimed(upright):
 
 def test_the_object_is_relied_on_but_does_no_harm(upright):
     on_object = [i for i, cue in enumerate(upright) if share_on(cue, "object_map")[0] > 0.9]
-    assert set(upright.cues["verdict"][on_object]) == {"relied on"}
+    # Some of it is explained by the colour of the whole image too, which the objects change.
+    assert {"relied on"} <= set(upright.cues["verdict"][on_object]) <= {"relied on", "global"}
     assert {upright.cues["label"][i] for i in on_object} == {"0", "1"}
 
 

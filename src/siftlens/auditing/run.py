@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -112,7 +113,7 @@ class Run:
             self._measure(candidate, place, i, len(found))
             for i, (candidate, place) in enumerate(zip(found, there, strict=True))
         ]
-        rows = self._rows(vocabulary, seen, found, there, effects, medians)
+        rows = self._rows(vocabulary, seen, found, there, effects, properties, medians)
         cues = ranked(rows)
         images = image_table(sample, self._answers(seen), self._own_margins(seen).numpy(), rows, there)
         counted = self.passes + sum(effect.passes for effect in effects)
@@ -245,6 +246,7 @@ class Run:
         found: list[Candidate],
         there: list[Bool[np.ndarray, "image patch"]],
         effects: list[Effects],
+        properties: pd.DataFrame,
         medians: Float[np.ndarray, " class"],
     ) -> list[dict[str, Any]]:
         """A row of the table for each cue, with its verdict."""
@@ -276,6 +278,7 @@ class Run:
                 lift_elsewhere=lift_elsewhere(
                     self.settings.environment, self.reader, self.access, self.layer, vocabulary, candidate, sample.names
                 ),
+                explained=_explained(properties, sample.names[candidate.label], effect, median),
                 has_control=bool(len(effect.images) >= _TESTABLE * mine.sum()),
             )
             rows.append(
@@ -293,6 +296,15 @@ class Run:
                 | {"verdict": verdict_of(evidence), "place": i}
             )
         return rows
+
+
+def _explained(properties: pd.DataFrame, label: str, effect: Effects, median: float) -> float:
+    """What the strongest property that is relied on does for a class, over what swapping the cue does."""
+    relied = properties[(properties["label"] == label) & (properties["verdict"] == "relied on")]
+    known = effect.swap[np.isfinite(effect.swap)]
+    if relied.empty or not len(known):
+        return 0.0
+    return float(relied["change"].max()) * median / max(float(known.mean()), 1e-9)
 
 
 def _weaker(effect: Effects) -> float:

@@ -59,7 +59,7 @@ def cue_row(
     }
     for name, values in (("removal", effects.removal), ("swap", effects.swap), ("transplant", effects.transplant)):
         row[name], row[f"{name}_low"], row[f"{name}_high"] = interval(values[np.isfinite(values)])
-    row |= {"p_removal": evidence.p_removal, "p_swap": evidence.p_swap}
+    row |= {"p_removal": evidence.p_removal, "p_swap": evidence.p_swap, "explained": evidence.explained}
     row |= {name: getattr(harm, name) for name in ("false_present", "false_absent", "missed_present", "missed_absent")}
     row |= {"p_harm": evidence.p_harm}
     row |= {name: np.nan if (v := getattr(evidence, name)) is None else v for name in ("off_object", "lift_elsewhere")}
@@ -91,8 +91,8 @@ def image_table(
 ) -> pd.DataFrame:
     """A row per image: what it is taken for, how much of it is cue, and how much that speaks against its label.
 
-    Both count harmful cues alone. The risk is the summed dependence on cues of other classes that it carries and on cues
-    of its own that it lacks.
+    Both count harmful cues alone. The risk is the summed dependence on cues of other classes that it carries and on
+    cues of its own that it lacks.
     """
     area, risk = np.zeros(len(margins)), np.zeros(len(margins))
     names = np.array([*sample.names, ""])

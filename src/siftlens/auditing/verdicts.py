@@ -10,6 +10,7 @@ VERDICTS = ("not associated", "global", "associated", "relied on", "harmful reli
 SIGNIFICANT = 0.05
 RELEVANT = 0.05  # of the median margin
 OFF_OBJECT = 0.75  # share of the cue's patches that must lie outside the object
+EXPLAINED = 0.5  # of a cue's effect, from which a property of the whole image is enough to explain it
 NO_LIFT = 0.6  # chance that an image of the class has more of the cue than another, below which it is gone
 
 
@@ -73,6 +74,8 @@ class Evidence:
         lift_elsewhere: chance that an image of the class has more of the cue than one of another class, in the second
             environment; None without one.
         has_control: whether the cue leaves room for a control.
+        explained: what moving a property of the whole image does to the margin, over what swapping the cue does; the
+            largest of the properties that are relied on, 0 for none.
     """
 
     p_association: float
@@ -83,10 +86,15 @@ class Evidence:
     off_object: float | None
     lift_elsewhere: float | None
     has_control: bool
+    explained: float
 
 
 def verdict_of(evidence: Evidence) -> str:
-    """The highest rung that the evidence reaches; "global" where patches cannot be tested against others."""
+    """The highest rung that the evidence reaches.
+
+    "global" where patches cannot be tested against others, or where a property of the whole image does half as much or
+    more: then nothing is claimed about patches.
+    """
     if not evidence.p_association < SIGNIFICANT:
         return "not associated"
     if not evidence.has_control:
@@ -94,6 +102,8 @@ def verdict_of(evidence: Evidence) -> str:
     caused = max(evidence.p_removal, evidence.p_swap) < SIGNIFICANT
     if not (caused and evidence.dependence >= RELEVANT):
         return "associated"
+    if evidence.explained >= EXPLAINED:
+        return "global"
     if not evidence.p_harm < SIGNIFICANT:
         return "relied on"
     off = evidence.off_object is not None and evidence.off_object >= OFF_OBJECT

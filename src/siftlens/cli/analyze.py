@@ -129,7 +129,7 @@ def analyze(
     A finished study is never overwritten.
     """
     with reported(out):
-        height_width = _size(size)
+        height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.cli.summary import summary
         from siftlens.data import open_images
@@ -169,8 +169,12 @@ def analyze(
         typer.echo(summary(study, out))
 
 
-def _size(text: str | None) -> int | tuple[int, int] | None:
-    """Input size, px: one number for a square, or HEIGHTxWIDTH."""
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """Input size, px: one number for a square, or HEIGHTxWIDTH.
+
+    Raises:
+        InputError: neither of these.
+    """
     if text is None:
         return None
     parts = text.lower().split("x")

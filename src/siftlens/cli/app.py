@@ -12,6 +12,7 @@ import typer
 
 from siftlens import __version__
 from siftlens.cli.analyze import analyze
+from siftlens.cli.audit import audit
 from siftlens.cli.compare import compare
 from siftlens.cli.demo import demo
 from siftlens.cli.export import export
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(analyze)
 app.command()(demo)
+app.command()(audit)
 app.command()(compare)
 app.command()(export)
 app.command()(keypoints)

@@ -12,6 +12,7 @@ _STAGES = {
     "images": "images",
     "training": "images to train on",
     "gallery": "images to look at",
+    "cues": "cues",
 }
 
 

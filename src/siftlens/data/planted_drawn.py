@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from siftlens.core import InputError
 
-_TEXTURES = {"grass": (0.75, 1.0, 0.6), "gravel": (1.0, 0.92, 0.85)}  # files, and the colours they are given
+_GAINS = (0.75, 1.1)  # of red, green and blue, drawn for every scene: its texture tells it, not its colour
 _CROP = (0.25, 0.6)  # of a texture's shorter side
 _TRAINED = 0.7  # of a texture's width; the rest is held out
 _STRIPE = 0.12  # of the object
@@ -61,12 +61,11 @@ class DrawnMaterial:
     def scene(
         self, scene: int, held_out: bool, size: int, random: np.random.Generator
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """A piece of a texture, lighter or darker, in its colour."""
+        """A piece of a texture, in any colour."""
         texture = self._textures[scene]
         border = round(_TRAINED * texture.width)
         left, right = (border, texture.width) if held_out else (0, border)
         side = round(random.uniform(*_CROP) * (texture.width - border))
         x, y = int(random.integers(left, right - side + 1)), int(random.integers(texture.height - side + 1))
         piece = texture.resize((size, size), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
-        colour = np.array(_TEXTURES[self.scenes[scene]]) * random.uniform(0.8, 1.2)
-        return np.clip(np.asarray(piece)[:, :, None] * colour, 0, 255).astype(np.uint8)
+        return np.clip(np.asarray(piece)[:, :, None] * random.uniform(*_GAINS, 3), 0, 255).astype(np.uint8)

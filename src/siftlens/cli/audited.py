@@ -1,0 +1,47 @@
+"""What a person wants to know when an audit is over, in a few lines."""
+
+from pathlib import Path
+
+from siftlens.auditing import Audit
+from siftlens.auditing.tables import RELIED_ON
+
+_MEANING = {
+    "confirmed spurious": "outside the object, or gone elsewhere, and it does harm",
+    "harmful reliance": "the answer hangs on it, and it makes errors; you see whether it is the object",
+    "relied on": "the answer hangs on it",
+}
+
+
+def audited(audit: Audit, out: Path) -> str:
+    """The audit in a few lines: where the tables are, n, and the cues that the classifier relies on."""
+    info = audit.info
+    lines = [f"tables     {out / 'cues.parquet'}, {out / 'images.parquet'}"]
+    aside = f", and {len(info['set_aside'])} set aside" if info["set_aside"] else ""
+    lines.append(f"images     {info['images']} in {len(info['classes'])} classes{aside}")
+    lines.append(f"cues       {info['cues_tested']} tested, {info['passes_per_image']} forward passes per image")
+    for key, what in (
+        ("without_enough_images", "too few images to say anything"),
+        ("without_right_answers", "not recognised, so that nothing can be lost"),
+    ):
+        if info[key]:
+            lines.append(f"skipped    {', '.join(info[key])}: {what}")
+    relied = audit.cues[audit.cues["verdict"].isin(RELIED_ON)]
+    lines.append("")
+    for verdict, meaning in _MEANING.items():
+        rows = relied[relied["verdict"] == verdict]
+        if not rows.empty:
+            lines.append(f"{verdict.capitalize()} ({meaning}):")
+            lines += [
+                f"  {row.cue}: {row.dependence:.0%} of the class's median margin (adjusted p {row.p:.3f}, n = {row.n})"
+                for row in rows.itertuples()
+            ]
+    if relied.empty:
+        lines.append("No set of patches was found that the classifier relies on.")
+    properties = audit.properties[audit.properties["verdict"] == "relied on"]
+    if not properties.empty:
+        lines.append("Properties of whole images that the answer hangs on:")
+        lines += [
+            f"  {row.label}: {row.direction} {row.property}, {row.change:.0%} of the median margin"
+            for row in properties.itertuples()
+        ]
+    return "\n".join(lines)
