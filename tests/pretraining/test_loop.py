@@ -212,6 +212,7 @@ def test_only_what_is_guided_asks_for_keypoints():
 def test_a_run_learns(photos, tmp_path):
     settings = replace(SETTINGS, epochs=60, learning_rate=0.1, smallest_crop=1.0, policy=MaskPolicy(), norm_pix=False)
     run(photos, tmp_path, settings, pace=Pace(evaluations=1))
+    assert [row[1] for row in rows(tmp_path / "knn.csv")] == ["epoch", "60"]
     loss = [float(row[1]) for row in rows(tmp_path / "log.csv")[1:]]
     assert np.mean(loss[-6:]) < 0.6 * np.mean(loss[:3])
 

@@ -120,7 +120,6 @@ class Run:
         self._knn: float | None = None
         losses: list[Tensor] = []
         last_epoch: list[float] = []
-        self._model.train()
         for step, parts in zip(range(first, total), self._parts(first), strict=True):
             started = time.perf_counter()
             with _memory_errors(self._out):
