@@ -233,8 +233,7 @@ def measure(study: Study, steps: int = 5, rounds: int = 7) -> None:
     for arm, count in flops.items():
         found[arm]["gflops"] = round(count / 1e9, 2)
     print(json.dumps(found, indent=1))
-    if study.limit is None:
-        machine.save_result("pretraining-steps", {"batch": BASE.batch_size, "settings": BASE.describe(), "arms": found})
+    save("steps", {"batch": BASE.batch_size, "settings": BASE.describe(), "arms": found})
 
 
 def labelled(study: Study) -> Any:
@@ -291,7 +290,7 @@ def summary(epochs: int) -> dict[str, Any]:
     """
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-e*-s*.json"))]
     table = {(r["arm"], r["epochs"], r["seed"]): r for r in runs if "linear" in r}
-    steps = json.loads((machine.RESULTS / "pretraining-steps.json").read_text())["arms"]
+    steps = json.loads(result_of("steps").read_text())["arms"]
     arms = [arm for arm in ARMS if (arm, epochs, 0) in table]
     found = {}
     for arm in arms:
@@ -352,13 +351,13 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--limit", type=int, help="a trial: so many images; results go to WORK/results")
     given = parser.parse_args()
+    if given.limit is not None:
+        RESULTS = given.work / "results"
     if given.task == "summary":
         print(json.dumps(summary(given.epochs), indent=1))
         return
     if given.data is None or given.work is None:
         parser.error("--data and --work are needed")
-    if given.limit is not None:
-        RESULTS = given.work / "results"
     study = Study(given.data, given.work, given.epochs, given.seeds, tuple(given.arms), given.limit)
     study.work.mkdir(parents=True, exist_ok=True)
     {"tune": tune, "run": run, "time": measure, "finetune": finetune}[given.task](study)
