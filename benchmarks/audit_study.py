@@ -1,0 +1,255 @@
+"""Does the audit find what was planted, and nothing where nothing was? One small model and its audits for each run.
+
+Usage: python benchmarks/audit_study.py --work /tmp/audit-study --seeds 12
+       python benchmarks/audit_study.py --work /tmp/audit-study --summary audit-study
+
+Every run is a cue, a correlation and a seed; its JSON lies in WORK/runs and is skipped when it is there, so that an
+interrupted study goes on by the same command. Each model sees the balanced split first, then the biased one; it is
+audited on held-out images with all vocabularies, with each alone, and with all and shuffled labels. Without --cutouts
+and --scenes the composites are drawn.
+
+For every cue that was tested, a run holds its rank, class, vocabulary, verdict, dependence and adjusted p, and against
+the truth about every patch of 200 images: AUROC (of a yes-no map: the mean of sensitivity and specificity), precision,
+and the share of its patches that lie off the object.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+import siftlens
+from machine import save_result
+from planted_models import Recipe, group_accuracy, trained
+from siftlens.attention import find_layout
+from siftlens.auditing.tables import RELIED_ON
+from siftlens.auditing.tokens import TokenAccess
+from siftlens.auditing.vocabulary import KINDS
+from siftlens.data import CUES, DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
+
+CORRELATIONS = (0.5, 0.7, 0.9, 0.95, 1.0)
+SCORED = 200  # images that maps are compared with the truth on
+FOUND = 0.7  # AUROC from which a cue counts as the planted one
+OFF = 0.75  # share of a cue's patches off the object from which relying on it is a false discovery in a null run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for models and runs")
+    parser.add_argument("--cutouts", type=Path, help="CLASS/images and CLASS/masks")
+    parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
+    parser.add_argument("--cues", nargs="+", default=list(CUES), choices=CUES)
+    parser.add_argument("--correlations", nargs="+", type=float, default=list(CORRELATIONS))
+    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--images", type=int, default=1000, help="audited images")
+    parser.add_argument("--size", type=int, default=64, help="px")
+    parser.add_argument("--balanced", type=int, default=Recipe.balanced, help="images of the first stage")
+    parser.add_argument("--biased", type=int, default=Recipe.biased, help="images of the second stage")
+    parser.add_argument("--width", type=int, default=Recipe.width)
+    parser.add_argument("--depth", type=int, default=Recipe.depth)
+    parser.add_argument(
+        "--summary", metavar="NAME", help="only sum the finished runs up, in benchmarks/results/NAME.json"
+    )
+    arguments = parser.parse_args()
+    runs = arguments.work / "runs"
+    if arguments.summary:
+        found = [json.loads(path.read_text()) for path in sorted(runs.glob("*.json"))]
+        print(
+            save_result(arguments.summary, {"runs": len(found), "found_from_auroc": FOUND, "table": summarize(found)})
+        )
+        return
+    material: Material = DrawnMaterial()
+    if arguments.cutouts:
+        material = FolderMaterial(arguments.cutouts, arguments.scenes)
+    recipe = Recipe(8, arguments.width, arguments.depth, arguments.balanced, arguments.biased)
+    # Seeds outermost: whenever it is stopped, every cue and correlation has about as many runs.
+    for seed, cue, correlation in itertools.product(range(arguments.seeds), arguments.cues, arguments.correlations):
+        planted = Planted(material, cue, correlation, size=arguments.size, seed=seed)
+        path = runs / f"{type(material).__name__}-{cue}-{correlation}-{seed}.json"
+        if path.exists():
+            continue
+        start = time.perf_counter()
+        found = run(planted, recipe, arguments.images, arguments.work / "models")
+        with atomic_path(path) as target:
+            target.write_text(json.dumps(found, indent=1) + "\n")
+        first = found["audits"]["all"]["cues"][:1]
+        told = [f"{c['kind']} {c['verdict']} AUROC {c['auroc']}" for c in first]
+        print(path.stem, found["group_accuracy"], *told, f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+def run(planted: Planted, recipe: Recipe, count: int, models: Path) -> dict[str, Any]:
+    """Train, audit in every way, and compare with the truth."""
+    model = trained(planted, recipe, models)
+    images = planted.split("heldout", count)[:]
+    labels = [image.label for image in images]
+    shuffled = np.random.default_rng(planted.seed).permutation(labels).tolist()
+    ways: dict[str, tuple[Sequence[str], list[int]]] = {"all": (KINDS, labels), "shuffled labels": (KINDS, shuffled)}
+    ways |= {kind: ((kind,), labels) for kind in KINDS}
+    return {
+        "material": type(planted.material).__name__,
+        "cue": planted.cue,
+        "correlation": planted.correlation,
+        "seed": planted.seed,
+        "recipe": vars(recipe) | {"size": planted.size},
+        "group_accuracy": group_accuracy(model, planted, 400),
+        "audits": {
+            name: audited(planted, model, images, way_labels, kinds) for name, (kinds, way_labels) in ways.items()
+        },
+    }
+
+
+def audited(
+    planted: Planted, model: torch.nn.Module, images: list[PlantedImage], labels: list[int], kinds: Sequence[str]
+) -> dict[str, Any]:
+    """One audit, and how its cues compare with the truth."""
+    start = time.perf_counter()
+    audit = siftlens.audit(
+        model, [image.pixels for image in images], labels, normalize="inception", vocabularies=kinds, seed=planted.seed
+    )
+    seconds = time.perf_counter() - start
+    words = words_of(audit, [image.pixels for image in images[:SCORED]], model)
+    against = np.array([image.cue != image.label for image in images])
+    risk = audit.images["risk"].to_numpy()
+    return {
+        "seconds": round(seconds, 1),
+        "passes_per_image": audit.info["passes_per_image"],
+        "misled_auroc": rounded(auroc(risk[against], risk[~against])),
+        "cues": [
+            {"rank": rank + 1, "label": int(cue.label), "kind": cue.kind, "verdict": cue.verdict}
+            | {name: rounded(audit.cues[name].iloc[rank]) for name in ("dependence", "p", "explained")}
+            | compared(planted, int(cue.label), np.isin(words[cue.kind], cue.words), images)
+            for rank, cue in enumerate(audit)
+        ],
+        "properties": json.loads(audit.properties.round(4).to_json(orient="records")),
+    }
+
+
+def words_of(audit: siftlens.Audit, pixels: list[np.ndarray], model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The words of all patches at once; `Cue.patches` takes image by image and finds the model's layout every time."""
+    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    access = TokenAccess(model, find_layout(model, x[:1]), x[:1])
+    with torch.no_grad(), access.read(audit.layer) as read:
+        model(x)
+    grid = audit.vocabulary.grid
+    return {
+        kind: found.reshape(-1, grid.rows, grid.cols) for kind, found in audit.vocabulary.words(pixels, read[0]).items()
+    }
+
+
+def compared(planted: Planted, label: int, found: np.ndarray, images: list[PlantedImage]) -> dict[str, float | None]:
+    """A cue's maps against the planted ones, and against the objects."""
+    images = images[: len(found)]
+    objects = np.stack([patches(image.object_mask, found.shape[1:]) for image in images])
+    off = 1 - objects[found].mean() if found.any() else None
+    if planted.cue == "scene":
+        true = [patches(image.cue_map, found.shape[1:]) & (image.cue == label) for image in images]
+    else:
+        true = [patches(image.cue_map, found.shape[1:]) & (label == 1) for image in images]
+    truth = np.stack(true)
+    if not truth.any():
+        return {"auroc": None, "precision": None, "off_object": rounded(off)}
+    sensitivity, specificity = found[truth].mean(), 1 - found[~truth].mean()
+    precision = truth[found].mean() if found.any() else 0.0
+    return {
+        "auroc": rounded((sensitivity + specificity) / 2),
+        "precision": rounded(precision),
+        "off_object": rounded(off),
+    }
+
+
+def patches(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """Patches of which a mask covers more than half."""
+    rows, cols = grid
+    blocks = mask.reshape(rows, mask.shape[0] // rows, cols, mask.shape[1] // cols)
+    return np.asarray(blocks.mean(axis=(1, 3)) > 0.5)
+
+
+def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
+    """Chance that a value of the first is the larger one, ties counting half."""
+    if not len(positive) or not len(negative):
+        return None
+    larger, equal = positive[:, None] > negative, positive[:, None] == negative
+    return float((larger + equal / 2).mean())
+
+
+def rounded(value: Any) -> float | None:
+    """For people and small files."""
+    return None if value is None or not np.isfinite(value) else round(float(value), 4)
+
+
+def summarize(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each material, cue, correlation and way of auditing, with Clopper-Pearson intervals."""
+    lines = []
+    key = lambda found: (found["material"], found["cue"], found["correlation"])  # noqa: E731
+    for (material, cue, correlation), group in itertools.groupby(sorted(runs, key=key), key):
+        members = list(group)
+        for way in members[0]["audits"]:
+            audits = [member["audits"][way] for member in members]
+            ranks = [rank_of_planted(audit["cues"]) for audit in audits]
+            planted = [next((c for c in a["cues"] if is_planted(c)), None) for a in audits]
+            lines.append(
+                {
+                    "material": material,
+                    "cue": cue,
+                    "correlation": correlation,
+                    "way": way,
+                    "first": rate(rank == 1 for rank in ranks),
+                    "among_three": rate(rank is not None and rank <= 3 for rank in ranks),
+                    "precision_at_3": mean(
+                        [np.mean([is_planted(c) for c in a["cues"][:3]]) for a in audits if a["cues"]]
+                    ),
+                    "patch_auroc": mean([max((c["auroc"] or 0.5 for c in a["cues"]), default=0.5) for a in audits]),
+                    "patch_auroc_of_first": mean([a["cues"][0]["auroc"] for a in audits if a["cues"]]),
+                    "dependence": mean([c["dependence"] if c else 0.0 for c in planted]),
+                    "misled_auroc": mean([a["misled_auroc"] for a in audits]),
+                    "relied_on": rate(any(c["verdict"] in RELIED_ON for c in a["cues"]) for a in audits),
+                    "relied_on_off_object": rate(
+                        any(c["verdict"] in RELIED_ON and (c["off_object"] or 0) >= OFF for c in a["cues"])
+                        for a in audits
+                    ),
+                    "passes_per_image": mean([a["passes_per_image"] for a in audits]),
+                    "seconds": mean([a["seconds"] for a in audits]),
+                }
+            )
+    return lines
+
+
+def is_planted(cue: dict[str, Any]) -> bool:
+    """Whether a cue that is relied on lies where the planted one does."""
+    return cue["verdict"] in RELIED_ON and (cue["auroc"] or 0) >= FOUND
+
+
+def rank_of_planted(cues: list[dict[str, Any]]) -> int | None:
+    """Rank within its class: another class has cues of its own."""
+    for label in (0, 1):
+        mine = [cue for cue in cues if cue["label"] == label]
+        rank = next((place + 1 for place, cue in enumerate(mine) if is_planted(cue)), None)
+        if rank is not None:
+            return rank
+    return None
+
+
+def rate(hits: Iterable[bool]) -> dict[str, float | int]:
+    """Share of the runs with its 95 % Clopper-Pearson interval."""
+    values = list(hits)
+    n, k = len(values), sum(values)
+    low = float(stats.beta.ppf(0.025, k, n - k + 1)) if k else 0.0
+    high = float(stats.beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+    return {"hits": k, "runs": n, "low": round(low, 3), "high": round(high, 3)}
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of what is known."""
+    known = [value for value in values if value is not None]
+    return round(float(np.mean(known)), 4) if known else None
+
+
+if __name__ == "__main__":
+    main()
