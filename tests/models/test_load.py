@@ -56,6 +56,7 @@ def test_the_record_is_json_and_complete():
         "interpolation": "bicubic",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
+        "size": [64, 72],
         "classes": 10,
         "notes": [],
     }

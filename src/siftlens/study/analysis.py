@@ -2,32 +2,29 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from siftlens.core import InputError
-from siftlens.data import NORMALIZATIONS, ImageSource, Normalization, Preprocessing, open_images
+from siftlens.data import open_images
 from siftlens.interrelation.results import Result
 from siftlens.interrelation.run import Progress, discard_progress, numbers_of, run
 from siftlens.interrelation.settings import Measure, Settings
 from siftlens.keypoints import KeypointCache
-from siftlens.models import LoadedModel, hash_weights
+from siftlens.models import LoadedModel
+from siftlens.models.given import AS_LOADED, Normalize, as_loaded
 from siftlens.report import named_heads
 from siftlens.study import storage
 from siftlens.study.facade import Study
 
-AS_LOADED = "as loaded"
 _FEW = 100  # images below which starting workers costs more than they save
 _MOST_WORKERS = 16
-
-Normalize = str | tuple[Sequence[float], Sequence[float]] | None
 
 
 def analyze(
@@ -97,7 +94,7 @@ def analyze(
     if masks is not None and not isinstance(images, str | PathLike):
         raise InputError("masks are found by the names of image files; pass images as a path too")
     source = open_images(images, limit=limit)
-    loaded = _loaded(model, source, normalize, size)
+    loaded = as_loaded(model, source, normalize, size)
     settings = Settings(
         measure=measure,
         weighting=weighting,
@@ -154,55 +151,6 @@ def _finished(folder: Path, numbers: dict[str, Any]) -> Study:
                 "choose another folder, or remove that one first"
             )
     return study
-
-
-def _loaded(
-    model: nn.Module | LoadedModel, source: ImageSource, normalize: Normalize, size: int | tuple[int, int] | None
-) -> LoadedModel:
-    """The model with what it expects of its input."""
-    if isinstance(model, LoadedModel):
-        if size is not None:
-            raise InputError("a loaded model has its input size already; pass size to load_model instead")
-        return model if normalize == AS_LOADED else replace(model, normalization=_normalization(normalize))
-    if not isinstance(model, nn.Module):
-        raise InputError(f"expected a torch module, or a model from load_model, got {type(model).__qualname__}")
-    if normalize == AS_LOADED:
-        raise InputError(
-            f"normalize says what the model expects of its pixels: {', '.join(sorted(NORMALIZATIONS))}, a (mean, std) "
-            "pair, or None where it normalises by itself"
-        )
-    height, width = _size_of(source) if size is None else (size, size) if isinstance(size, int) else size
-    name = type(model).__qualname__
-    return LoadedModel(
-        module=model,
-        spec=f"{type(model).__module__}.{name}",
-        name=name,
-        preprocessing=Preprocessing(height, width),
-        normalization=_normalization(normalize),
-        weights_hash=hash_weights(model),
-    )
-
-
-def _normalization(normalize: Normalize) -> Normalization | None:
-    if normalize is None:
-        return None
-    if isinstance(normalize, str):
-        if normalize not in NORMALIZATIONS:
-            raise InputError(f"normalize must be one of {', '.join(sorted(NORMALIZATIONS))}, got {normalize!r}")
-        return NORMALIZATIONS[normalize]
-    try:
-        (red, green, blue), (red_std, green_std, blue_std) = normalize
-    except (TypeError, ValueError) as error:
-        raise InputError(f"normalize must be a name, a (mean, std) pair of 3 numbers each, or None: {error}") from error
-    return Normalization((red, green, blue), (red_std, green_std, blue_std))
-
-
-def _size_of(source: ImageSource) -> tuple[int, int]:
-    """Height and width, px, of the first image in memory."""
-    pixels = next(iter(source)).fetched().source
-    if not isinstance(pixels, np.ndarray):
-        raise InputError("the input size of a model that load_model did not load is not known; pass size=PIXELS")
-    return pixels.shape[0], pixels.shape[1]
 
 
 def _workers(images: int) -> int:
