@@ -120,8 +120,12 @@ class _Pool(Generic[Task, Done]):
         initargs: tuple[object, ...],
     ):
         self._work = work
-        self._make: Any = partial(ProcessPoolExecutor, workers, initializer=initializer, initargs=initargs)
-        self._executor: Any = self._make()
+        self._new: Any = partial(ProcessPoolExecutor, workers, initializer=initializer, initargs=initargs)
+        self._executor = self._make()
+
+    def _make(self) -> Any:
+        with _without_interrupts():  # a lock half made would be complained about at the end
+            return self._new()
 
     def submit(self, task: Task) -> "Future[Done]":
         try:
