@@ -186,6 +186,26 @@ def test_a_path_that_is_a_file_says_so(tmp_path):
         Spool(tmp_path / "file" / SPOOL, {})
 
 
+def test_two_processes_cannot_write_to_one_folder(tmp_path):
+    first = committed(tmp_path)
+    with pytest.raises(InputError, match=r"another analysis is writing to .*; wait for it to end, or choose another"):
+        open_spool(tmp_path, resume=True)
+    first.append(rows(3, 1), lines(3, 1))
+    first.commit(5, {})
+    first.close()
+
+    second = open_spool(tmp_path, resume=True)
+    assert second.images == 4
+    second.close()
+
+
+def test_a_refused_run_lets_go_of_the_folder(tmp_path):
+    committed(tmp_path).close()
+    with pytest.raises(InputError, match="holds an interrupted analysis"):
+        open_spool(tmp_path)
+    open_spool(tmp_path, resume=True).close()
+
+
 def test_records_and_lines_must_match(tmp_path):
     spool = committed(tmp_path)
     with pytest.raises(ValueError, match="expected a line and a record"):

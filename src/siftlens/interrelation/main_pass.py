@@ -157,13 +157,13 @@ class MainPass:
             self.facts["variables"] = list(record.variables)
             lines = [_line(*pair) for pair in zip(images, outlier_tokens.tolist(), strict=True)]
             self.spool.append(record.rows(), lines)
+        give_back()
 
     def _commit(self, refs: int) -> None:
         with self.clock("commits"):
             self.facts["timings"] = dict(self.clock.seconds)
             self.spool.commit(refs, {group: self._sums[group].to_arrays() for group in self._changed}, self.facts)
             self._changed.clear()
-            give_back()
 
 
 def _line(image: Prepared, outlier_tokens: int) -> dict[str, Any]:

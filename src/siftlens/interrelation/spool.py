@@ -5,6 +5,7 @@
     images.jsonl      a line per image
     quarantine.jsonl  a line per image set aside
     state-*.npz       sums of the accumulators
+    lock              held by the process that writes here
 
 A crash at any moment leaves the last commit: whatever was written after it is cut off when the run goes on.
 """
@@ -19,6 +20,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock, Timeout
 from jaxtyping import Float
 
 from siftlens.core import InputError, StudyError
@@ -69,7 +71,8 @@ class Spool:
         resume: go on from the last commit in the folder.
 
     Raises:
-        InputError: the folder cannot be written; it holds a run and `resume` is False, or one of other settings.
+        InputError: the folder cannot be written; another process writes to it; it holds a run and `resume` is False, or
+            one of other settings.
         StudyError: the last commit cannot be read.
     """
 
@@ -78,18 +81,23 @@ class Spool:
         self._state = _State(json.loads(json.dumps(settings)))
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        if (folder / _STATE).exists():
-            if not resume:
-                raise InputError(
-                    f"{folder.parent} holds an interrupted analysis; add --resume (resume=True) to go on with it, "
-                    "or choose another folder"
-                )
-            self._state = self._last_commit()
-        with disk_errors(folder):
-            self._logs = {name: (folder / name).open("ab") for name in _LOGS}
-            for name, log in self._logs.items():
-                log.truncate(self._state.sizes[name])
-                log.seek(0, 2)
+            self._lock = _locked(folder)
+        try:
+            if (folder / _STATE).exists():
+                if not resume:
+                    raise InputError(
+                        f"{folder.parent} holds an interrupted analysis; add --resume (resume=True) to go on with it, "
+                        "or choose another folder"
+                    )
+                self._state = self._last_commit()
+            with disk_errors(folder):
+                self._logs = {name: (folder / name).open("ab") for name in _LOGS}
+                for name, log in self._logs.items():
+                    log.truncate(self._state.sizes[name])
+                    log.seek(0, 2)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _last_commit(self) -> _State:
         path = self.folder / _STATE
@@ -203,6 +211,7 @@ class Spool:
             log.close()
         if self._state.commits == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
 
     def _write(self, name: str, data: bytes) -> None:
         with disk_errors(self.folder):
@@ -216,6 +225,18 @@ class Spool:
                 if left < 0:
                     return
                 yield json.loads(line)
+
+
+def _locked(folder: Path) -> FileLock:
+    """Hold a folder until the lock is released or this process ends, however it ends."""
+    lock = FileLock(folder / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"another analysis is writing to {folder.parent}; wait for it to end, or choose another folder"
+        ) from error
+    return lock
 
 
 def _lines(records: list[dict[str, Any]]) -> bytes:
