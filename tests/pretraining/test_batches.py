@@ -2,15 +2,14 @@
 
 from dataclasses import replace
 from itertools import chain
-from types import SimpleNamespace
 
 import torch
 
 from siftlens.core import PatchGrid
 from siftlens.pretraining.batches import Batches
 from siftlens.pretraining.choice import PartialDecoding
+from siftlens.pretraining.feed import feed
 from siftlens.pretraining.images import HeldImages
-from siftlens.pretraining.loop import Pace, Run
 from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.settings import PretrainSettings
 
@@ -70,16 +69,15 @@ def test_the_policy_is_told_how_far_the_run_is(monkeypatch):
     assert told == [0, 0.5, 5 / 6]
 
 
-def test_beside_an_accelerator_the_same_steps_come_in_the_same_order():
-    def steps(device):
-        fabric = SimpleNamespace(global_rank=1, world_size=3, device=torch.device(device))
-        stub = SimpleNamespace(_fabric=fabric, _pace=Pace(accumulate=2), _batches=batches())
-        return [[of(part) for part in parts] for parts in Run._parts(stub, 2)]
+def test_made_ahead_the_same_steps_come_in_the_same_order():
+    def steps(*, ahead):
+        made = feed(batches(), 2, rank=1, world=3, accumulate=2, ahead=ahead)
+        return [[of(part) for part in parts] for parts in made]
 
-    assert steps("cuda") == steps("cpu")
-    assert len(steps("cpu")) == 4
+    assert steps(ahead=True) == steps(ahead=False)
+    assert len(steps(ahead=False)) == 4
     whole = batches()
-    assert steps("cpu")[0] == [of(whole.part(2, part, 6)) for part in (1, 4)]
+    assert steps(ahead=True)[0] == [of(whole.part(2, part, 6)) for part in (1, 4)]
 
 
 def test_without_weights_there_are_none():

@@ -8,8 +8,10 @@ from PIL import Image
 
 from siftlens.core import InputError
 from siftlens.models import load_model
+from siftlens.pretraining.features import features, frozen_features
+from siftlens.pretraining.labelled import hold_labelled
 from siftlens.pretraining.neighbours import knn_predict, labels_of
-from siftlens.pretraining.probes import ProbeResult, features, frozen_features, hold_labelled, probe
+from siftlens.pretraining.probes import ProbeResult, probe
 
 COLOURS = {"blue": (20, 40, 200), "green": (30, 190, 50), "red": (210, 30, 40)}
 SIZE = 32

@@ -5,10 +5,11 @@ from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.choice import PartialDecoding, loss_weights, split
 from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.detection import detect_images
+from siftlens.pretraining.labelled import LabelledImages, hold_labelled
 from siftlens.pretraining.loop import Pace
 from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.pretrain import Pretrained, pretrain
-from siftlens.pretraining.probes import LabelledImages, ProbeResult, hold_labelled, probe
+from siftlens.pretraining.probes import ProbeResult, probe
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.settings import PretrainSettings
 

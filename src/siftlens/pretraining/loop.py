@@ -2,34 +2,31 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from siftlens.core import SiftlensError
 from siftlens.data import Normalization
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
-from siftlens.pretraining.batches import Batch, Batches
+from siftlens.pretraining.batches import Batches
 from siftlens.pretraining.checkpoint import ENCODER, STATE, load_state, save_state, write
+from siftlens.pretraining.feed import feed
 from siftlens.pretraining.images import HeldImages
+from siftlens.pretraining.learner import Learner
 from siftlens.pretraining.logbook import Logbook
-from siftlens.pretraining.schedule import rate_at
 from siftlens.pretraining.settings import PretrainSettings
-from siftlens.pretraining.views import normalised
+from siftlens.pretraining.trouble import step_errors
 from siftlens.pretraining.watch import draw_reconstructions, watch_knn
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_BETAS = (0.9, 0.95)  # of AdamW, as in MAE
-_REFERENCE_BATCH = 256  # that the learning rate is given for
 _CHECKED = 20  # steps between looks at the loss, which wait for the device
 _PICTURED = 8  # images in the picture of reconstructions
 
@@ -98,12 +95,7 @@ class Run:
         self._fabric, self._model, self._normalization = fabric, model, normalization
         self._images, self._batches, self._settings = images, batches, settings
         self._out, self._pace, self._progress = out, pace, progress
-        if fabric.device.type == "cpu" and "bf16" in str(fabric._precision.precision):
-            _avoid_fused_attention(model)
-        if pace.compile:
-            model.compile()
-        self._optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), betas=_BETAS, fused=True)
-        self._wrapped, self._stepper = fabric.setup(model, self._optimizer)
+        self._learner = Learner(fabric, model, normalization, settings, batches.steps, compiled=pace.compile)
 
     def train(self) -> Finished:
         """Train to the end.
@@ -114,16 +106,25 @@ class Run:
         """
         first, total = 0, self._batches.steps
         if (self._out / STATE).exists():
-            first = load_state(self._out, self._model, self._optimizer, self._settings.describe())
+            first = load_state(self._out, self._model, self._learner.optimizer, self._settings.describe())
         self._open_logs(first)
         self._saved, self._seconds = time.monotonic(), 0.0
         self._knn: float | None = None
         losses: list[Tensor] = []
         last_epoch: list[float] = []
-        for step, parts in zip(range(first, total), self._parts(first), strict=True):
+        fabric = self._fabric
+        parts_of_steps = feed(
+            self._batches,
+            first,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            accumulate=self._pace.accumulate,
+            ahead=fabric.device.type != "cpu",
+        )
+        for step, parts in zip(range(first, total), parts_of_steps, strict=True):
             started = time.perf_counter()
-            with _memory_errors(self._out):
-                losses.append(self.step(step, parts))
+            with step_errors(self._out):
+                losses.append(self._learner.step(step, parts))
             epoch, within = divmod(step + 1, self._batches.steps_per_epoch)
             if len(losses) == _CHECKED or not within:
                 last_epoch = (last_epoch + self._check(step + 1, losses))[-self._batches.steps_per_epoch :]
@@ -137,43 +138,6 @@ class Run:
         self._fabric.barrier()
         loss = sum(last_epoch) / len(last_epoch) if last_epoch else math.nan
         return Finished(loss, self._knn, self._seconds, total - first)
-
-    def step(self, step: int, parts: list[Batch]) -> Tensor:
-        """Do one step on this process's parts of it, and return the loss."""
-        rate = self._settings.learning_rate * self._settings.batch_size / _REFERENCE_BATCH
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * rate_at((step + 0.5) / self._batches.steps, self._settings.warm_up)
-        total = torch.zeros((), device=self._fabric.device)
-        for number, batch in enumerate(parts, start=1):
-            there = self._fabric.device
-            x = normalised(batch.views.to(there), self._normalization.mean, self._normalization.std)
-            weights = None if batch.weights is None else batch.weights.to(there)
-            with self._fabric.no_backward_sync(self._wrapped, enabled=number < len(parts)):
-                loss = self._wrapped(x, batch.visible.to(there), batch.decoded.to(there), weights) / len(parts)
-                self._fabric.backward(loss)
-            total += loss.detach()
-        self._stepper.step()
-        self._stepper.zero_grad()
-        return total
-
-    def _parts(self, first: int) -> Iterator[list[Batch]]:
-        """This process's parts of each step; beside an accelerator, made while it computes the step before."""
-        rank, world, accumulate = self._fabric.global_rank, self._fabric.world_size, self._pace.accumulate
-
-        def made(step: int) -> list[Batch]:
-            return [self._batches.part(step, rank + world * n, world * accumulate) for n in range(accumulate)]
-
-        steps = range(first, self._batches.steps)
-        if self._fabric.device.type == "cpu":
-            yield from map(made, steps)
-            return
-        with ThreadPoolExecutor(1) as beside:
-            coming = [beside.submit(made, step) for step in steps[:1]]
-            for step in steps:
-                ready = coming.pop().result()
-                if step + 1 < self._batches.steps:
-                    coming.append(beside.submit(made, step + 1))
-                yield ready
 
     def _check(self, step: int, losses: list[Tensor]) -> list[float]:
         """Look at the last losses, which must be finite, and log them."""
@@ -201,7 +165,7 @@ class Run:
         if epoch is not None and self._is_watched(epoch):
             self._watch(step, epoch)
         if step == self._batches.steps or time.monotonic() - self._saved >= self._pace.save_every:
-            save_state(self._out, self._model, self._optimizer, step, self._settings.describe())
+            save_state(self._out, self._model, self._learner.optimizer, step, self._settings.describe())
             self._saved = time.monotonic()
 
     def _is_watched(self, epoch: int) -> bool:
@@ -231,30 +195,3 @@ class Run:
             "settings": dumps(self._settings.describe()),
         }
         write(self._out / ENCODER, self._model.encoder.state_dict(), about)
-
-
-def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases, norms and tokens do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.squeeze().ndim > 1]
-    others = [parameter for parameter in trained if parameter.squeeze().ndim <= 1]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _avoid_fused_attention(model: nn.Module) -> None:
-    """On a CPU, the fused kernel's backward pass is slow in bf16: 104 images/s of the study's model against 178."""
-    attentions: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
-    for attention in attentions:
-        attention.fused_attn = False
-
-
-@contextmanager
-def _memory_errors(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # which torch.OutOfMemoryError is
-        if "out of memory" in str(error) or "not enough memory" in str(error) or "can't allocate" in str(error):
-            raise SiftlensError(
-                f"out of memory in a training step; --accumulate 2 needs about half, and --resume goes on in {out}"
-            ) from error
-        raise

@@ -1,0 +1,51 @@
+"""The arms of the study of guided pre-training, and what a step of each costs by arithmetic."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from siftlens.pretraining import DecoderSettings, MaskPolicy, PartialDecoding, PretrainSettings
+from siftlens.pretraining.build import build
+
+BASE = PretrainSettings(
+    model="vit_tiny_patch16_224",
+    architecture={"embed_dim": 128, "depth": 4, "num_heads": 4},  # 0.9 M parameters, patches of 16 px
+    size=96,
+    source=128,
+    epochs=16,
+    batch_size=64,
+    learning_rate=2e-3,
+    decoder=DecoderSettings(64, 2, 2),  # lean: half as wide, half as deep
+)
+GUIDED = MaskPolicy("keypoint-high")
+SHARE = 1 / 3  # of the masked patches, where decoding is partial
+ARMS: dict[str, dict[str, Any]] = {
+    "random": {},
+    "keypoint-high": {"policy": GUIDED},
+    "other-image": {"policy": GUIDED, "guide": "other"},
+    "random-partial": {"decoding": PartialDecoding(SHARE, 0.0)},
+    "keypoint-partial": {"policy": GUIDED, "decoding": PartialDecoding(SHARE, 0.5)},
+    "gradient": {"policy": GUIDED, "guide": "gradient"},
+}
+
+
+def settings_of(arm: str, *, epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:
+    """What a run computes."""
+    return replace(BASE, epochs=epochs, seed=seed, **ARMS[arm])
+
+
+def flops_per_step(settings: PretrainSettings) -> float:
+    """Of the forward and backward pass of a batch."""
+    model, _ = build(settings)
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        block.attn.fused_attn = False  # the counter does not know the fused kernel of every device
+    patches = model.layout.grid.patches
+    visible = settings.policy.visible(patches)
+    order = torch.rand(1, patches).argsort(dim=1)
+    masked = order[:, visible:]
+    decoded = settings.decoding.choose(masked, torch.zeros(1, patches), torch.zeros(1, dtype=torch.int64))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, settings.size, settings.size), order[:, :visible], decoded).backward()
+    return float(counter.get_total_flops() * settings.batch_size)
