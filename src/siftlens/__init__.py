@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siftlens.attention import attention_maps, read_attention
-    from siftlens.auditing import Audit, audit, load_audit
     from siftlens.core import (
         CaptureError,
         InputError,
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
     from siftlens.keypoints import Keypoints, detect
     from siftlens.models import load_model
     from siftlens.patchmaps import concentration
-    from siftlens.study import Study, analyze, compare, load_study
+    from siftlens.study import Audit, Study, analyze, audit, compare, load_audit, load_study
 
 __version__ = "0.1.0"
 
 _HOME = {
     "attention": ["attention_maps", "read_attention"],
-    "auditing": ["Audit", "audit", "load_audit"],
     "core": [
         "CaptureError",
         "InputError",
@@ -42,7 +40,7 @@ _HOME = {
     "keypoints": ["Keypoints", "detect"],
     "models": ["load_model"],
     "patchmaps": ["concentration"],
-    "study": ["Study", "analyze", "compare", "load_study"],
+    "study": ["Audit", "Study", "analyze", "audit", "compare", "load_audit", "load_study"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -44,12 +44,13 @@ def test_an_audit_with_masks_names_the_shortcut(place):
     code, out, err = run("--images", "images", "--masks", "masks", "--out", "out")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "tables     out/cues.parquet, out/images.parquet"
+    assert lines[0] == "report     out/index.html"
     assert lines[1] == "images     240 in 2 classes, and 1 set aside"
     assert re.fullmatch(r"cues       \d+ tested, \d+\.\d+ forward passes per image", lines[2])
     assert lines[4] == "Confirmed spurious (outside the object, or gone elsewhere, and it does harm):"
     assert re.match(r"  indigo 1 \(\w+\): \d+% of the class's median margin \(adjusted p 0.00\d, n = \d+\)", lines[5])
-    files = {"audit.json", "codebooks.safetensors", "cues.parquet", "images.parquet", "properties.parquet"}
+    files = {f"{name}.parquet" for name in ("cues", "images", "properties", "shown", "pictures")}
+    files |= {"index.html", "audit.json", "codebooks.safetensors"}
     assert {path.name for path in (place / "out").iterdir()} == files
     assert siftlens.load_audit(place / "out").info["settings"]["masks"] == "masks"
     assert run("--images", "images", "--out", "out") == (

@@ -1,6 +1,7 @@
 """What a classifier leans on besides the object: words, cues, causal tests, verdicts."""
 
-from siftlens.auditing.facade import audit, load_audit
-from siftlens.auditing.results import Audit, Cue
+from siftlens.auditing.results import AuditResult, Cue
+from siftlens.auditing.run import run_audit
+from siftlens.auditing.settings import AuditSettings
 
-__all__ = ["Audit", "Cue", "audit", "load_audit"]
+__all__ = ["AuditResult", "AuditSettings", "Cue", "run_audit"]

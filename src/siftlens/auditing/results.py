@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +40,7 @@ class Cue:
     words: tuple[int, ...]
     threshold: float
     verdict: str
-    audit: "Audit"
+    audit: "AuditResult"
 
     def patches(self, pixels: Any, model: nn.Module | LoadedModel | None = None) -> Bool[np.ndarray, "rows cols"]:
         """Where the cue is in an image.
@@ -75,7 +73,7 @@ class Cue:
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditResult:
     """What an audit found.
 
     Attributes:
@@ -83,6 +81,8 @@ class Audit:
         images: a row per image: identity, label, predicted, half ("discover" or "confirm"), margin, cue_share (of the
             patches, the largest harmful cue), risk (of being misled by harmful cues, in shares of the median margin).
         properties: a row per class and property of whole images: association and what explains it.
+        shown: a row per picture of a cue, as `siftlens.auditing.gallery.Gallery` has it.
+        pictures: a row per picture: image (row of `images`), jpeg.
         info: settings, model, versions, counts, forward passes, in JSON values.
         vocabulary: codebooks of the visual words.
         layer: whose tokens the words of kind "token" are made of.
@@ -93,6 +93,8 @@ class Audit:
     cues: pd.DataFrame
     images: pd.DataFrame
     properties: pd.DataFrame
+    shown: pd.DataFrame
+    pictures: pd.DataFrame
     info: Mapping[str, Any]
     vocabulary: Vocabulary
     layer: int
@@ -115,13 +117,3 @@ class Audit:
 
     def __iter__(self) -> Iterator[Cue]:
         return (self.cue(row) for row in range(len(self.cues)))
-
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Write the audit: cues.parquet, images.parquet, properties.parquet, codebooks.safetensors, audit.json.
-
-        Raises:
-            InputError: the folder holds an audit already, or cannot be written.
-        """
-        from siftlens.auditing.storage import save
-
-        save(self, Path(folder))

@@ -14,11 +14,12 @@ from siftlens.attention import find_layout
 from siftlens.auditing.candidates import Candidate, find_candidates
 from siftlens.auditing.causal import COST, MOST, Effects, measure_cue
 from siftlens.auditing.classifier import match_logits, with_probe
+from siftlens.auditing.gallery import take_gallery
 from siftlens.auditing.inference import association_p, effects_p
 from siftlens.auditing.margins import expected_gradients, logits_of, margins
 from siftlens.auditing.outside import lift_elsewhere, off_object
 from siftlens.auditing.reader import Reader
-from siftlens.auditing.results import Audit
+from siftlens.auditing.results import AuditResult
 from siftlens.auditing.sample import enough, take_sample
 from siftlens.auditing.screen import screen
 from siftlens.auditing.settings import AuditSettings
@@ -92,7 +93,7 @@ class Run:
             raise InputError(f"layer must lie between 0 and {layers - 1}, got {self.layer}")
         self.logit = match_logits(model, self.sample.names, logits_of(model.module, blank).shape[1])
 
-    def go(self) -> Audit:
+    def go(self) -> AuditResult:
         """All steps."""
         sample, settings = self.sample, self.settings
         vocabulary = self._vocabulary()
@@ -130,8 +131,27 @@ class Run:
             "passes_per_image": round(counted / len(sample.refs), 2),
             "set_aside": [list(pair) for pair in sample.set_aside],
         }
-        return Audit(
-            cues, images, properties, info, vocabulary, self.layer, self.model.preprocessing, self.model.normalization
+        keypoints = seen.words["sift"] >= 0 if "sift" in seen.words else None
+        gallery = take_gallery(
+            sample.refs,
+            self.model.preprocessing,
+            self.layout.grid,
+            cues,
+            images,
+            [there[place] for place in cues["place"]],
+            keypoints,
+        )
+        return AuditResult(
+            cues=cues.drop(columns="place").join(gallery.looks),
+            images=images,
+            properties=properties,
+            shown=gallery.shown,
+            pictures=gallery.pictures,
+            info=info,
+            vocabulary=vocabulary,
+            layer=self.layer,
+            preprocessing=self.model.preprocessing,
+            normalization=self.model.normalization,
         )
 
     def _probed(self, model: LoadedModel) -> LoadedModel:
@@ -319,6 +339,6 @@ def run_audit(
     labels: Sequence[str | int] | None,
     settings: AuditSettings,
     progress: Progress,
-) -> Audit:
+) -> AuditResult:
     """Audit a classifier; see `siftlens.audit`."""
     return Run(model, source, labels, settings, progress).go()

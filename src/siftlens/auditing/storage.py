@@ -3,6 +3,8 @@
 cues.parquet            a row per cue
 images.parquet          a row per image
 properties.parquet      a row per class and property of whole images
+shown.parquet           a row per picture of a cue: which image, and where the cue is
+pictures.parquet        a row per picture, as JPEG
 codebooks.safetensors   the visual words
 audit.json              how it was run; written last, so its presence says that the audit is complete
 """
@@ -17,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from siftlens.auditing.codebook import Codebook
-from siftlens.auditing.results import Audit
+from siftlens.auditing.results import AuditResult
 from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.core import InputError, PatchGrid, StudyError
 from siftlens.data import Normalization, Preprocessing, atomic_path
@@ -26,7 +28,7 @@ from siftlens.interrelation.files import write_table
 FORMAT = 1
 _INFO = "audit.json"
 _CODEBOOKS = "codebooks.safetensors"
-_TABLES = ("cues", "images", "properties")
+_TABLES = ("cues", "images", "properties", "shown", "pictures")
 
 
 def expect_free(folder: Path) -> None:
@@ -39,7 +41,7 @@ def expect_free(folder: Path) -> None:
         raise InputError(f"{folder} holds a finished audit; choose another folder, or remove that one first")
 
 
-def save(audit: Audit, folder: Path) -> None:
+def save(audit: AuditResult, folder: Path) -> None:
     """Write an audit.
 
     Raises:
@@ -67,7 +69,7 @@ def save(audit: Audit, folder: Path) -> None:
         path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
-def load(folder: Path) -> Audit:
+def load(folder: Path) -> AuditResult:
     """Read an audit.
 
     Raises:
@@ -88,7 +90,7 @@ def load(folder: Path) -> Audit:
         }
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
         normalization = whole["normalization"]
-        return Audit(
+        return AuditResult(
             **tables,
             info=whole["info"],
             vocabulary=Vocabulary(PatchGrid(**whole["grid"]), codebooks),

@@ -16,6 +16,7 @@ from siftlens.core import PatchGrid
 
 RELIED_ON = ("relied on", "harmful reliance", "confirmed spurious")
 HARMFUL = RELIED_ON[1:]
+_FIRST = ["cue", "verdict", "label", "kind", "dependence", "p", "n", "place"]  # there are even where no cue is
 
 
 def cue_row(
@@ -76,10 +77,10 @@ def ranked(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     for row in order:
         seen[row["label"]] = seen.get(row["label"], 0) + 1
         row["cue"] = f"{row['label']} {seen[row['label']]} ({row['kind']})"
+    if not order:
+        return pd.DataFrame(columns=_FIRST)
     table = pd.DataFrame(order)
-    return (
-        table if table.empty else table[["cue", "verdict", *(c for c in table.columns if c not in ("cue", "verdict"))]]
-    )
+    return table[[*_FIRST, *(name for name in table.columns if name not in _FIRST)]]
 
 
 def image_table(

@@ -82,16 +82,15 @@ def audit(
 ) -> None:
     """Find what a classifier leans on besides the object, and test each claim by intervention.
 
-    DIR then holds cues.parquet, images.parquet, properties.parquet, codebooks.safetensors and audit.json. A finished
-    audit is never overwritten.
+    DIR then holds the page index.html, tables, pictures and codebooks. A finished audit is never overwritten.
     """
     with reported(out):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
-        from siftlens.auditing import audit as run
         from siftlens.auditing.storage import expect_free
         from siftlens.cli.audited import audited
         from siftlens.models import load_model
+        from siftlens.study import audit as run
 
         expect_free(out)
         loaded = load_model(model, weights=weights, size=height_width, device=device)

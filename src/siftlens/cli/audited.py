@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from siftlens.auditing import Audit
 from siftlens.auditing.tables import RELIED_ON
+from siftlens.study import Audit
 
 _MEANING = {
     "confirmed spurious": "outside the object, or gone elsewhere, and it does harm",
@@ -13,9 +13,9 @@ _MEANING = {
 
 
 def audited(audit: Audit, out: Path) -> str:
-    """The audit in a few lines: where the tables are, n, and the cues that the classifier relies on."""
+    """The audit in a few lines: where the page is, n, and the cues that the classifier relies on."""
     info = audit.info
-    lines = [f"tables     {out / 'cues.parquet'}, {out / 'images.parquet'}"]
+    lines = [f"report     {out / 'index.html'}"]
     aside = f", and {len(info['set_aside'])} set aside" if info["set_aside"] else ""
     lines.append(f"images     {info['images']} in {len(info['classes'])} classes{aside}")
     lines.append(f"cues       {info['cues_tested']} tested, {info['passes_per_image']} forward passes per image")

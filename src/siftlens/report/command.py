@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from siftlens.auditing.vocabulary import KINDS
 from siftlens.interrelation.results import RunInfo
 from siftlens.patchmaps import MEASURES
 
@@ -37,6 +38,34 @@ def command(run: RunInfo) -> str | None:
         if asked.get(name) not in (None, _DEFAULTS.get(name)):
             words += [f"--{name.replace('_', '-')}", str(asked[name])]
     words += [f"--{name.replace('_', '-')}" for name in _FLAGS if asked.get(name)]
+    return shlex.join(words)
+
+
+def audit_command(info: Mapping[str, Any]) -> str | None:
+    """`siftlens audit ...` with the model, images and settings of an audit, ready for a shell.
+
+    Args:
+        info: how the audit was run.
+
+    Returns:
+        The command, into a folder DIR; None where no command does the same: images or labels in memory, a model that is
+        code of the caller's own, settings that only the library has.
+    """
+    asked, model = info["settings"], info["model"]
+    if asked.get("source", "in memory") == "in memory" or asked["labels"] != "folders":
+        return None
+    own = asked["normalize"] != "as loaded" or asked["layer"] is not None or list(asked["vocabularies"]) != list(KINDS)
+    if own or model["weights"] == "as given" or str(model["weights"]).startswith("random"):
+        return None
+    if model["dtype"] != "float32":
+        return None
+    words = ["siftlens", "audit", "--model", model["spec"], "--images", asked["source"], "--out", "DIR"]
+    words += _of_model(model)
+    for name in ("masks", "environment", "limit"):
+        if asked[name] is not None:
+            words += [f"--{name}", str(asked[name])]
+    words += ["--probe"] if asked["probe"] else []
+    words += ["--seed", str(asked["seed"])] if asked["seed"] else []
     return shlex.join(words)
 
 

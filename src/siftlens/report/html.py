@@ -9,14 +9,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from siftlens.auditing import AuditResult
 from siftlens.comparison.results import Comparison
 from siftlens.interrelation.results import Result
+from siftlens.report.audit_page import audit_page
 from siftlens.report.comparison_page import comparison_page
 from siftlens.report.page import page
 from siftlens.report.payload import as_script
 
 STYLES = ("figures.css", "page.css")
 COMPARISON_STYLES = (*STYLES, "comparison.css")
+AUDIT_STYLES = ("page.css", "audit.css")
 SCRIPTS = ("base.js", "heads.js", "depth.js", "head.js", "packed.js", "explorer.js", "main.js")
 
 
@@ -48,6 +51,15 @@ def render_comparison(comparison: Comparison) -> str:
         comparison: the finished comparison.
     """
     return _document("comparison.html.j2", COMPARISON_STYLES, "script-src 'none'", page=comparison_page(comparison))
+
+
+def render_audit(audit: AuditResult) -> str:
+    """One self-contained HTML page of an audit; it holds no script at all.
+
+    Args:
+        audit: the finished audit.
+    """
+    return _document("audit.html.j2", AUDIT_STYLES, "script-src 'none'", page=audit_page(audit))
 
 
 def _document(template: str, styles: Sequence[str], scripts: str, **values: Any) -> str:

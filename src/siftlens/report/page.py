@@ -75,6 +75,7 @@ class Page:
         quarantined: images set aside.
         figures: JSON values that the figures draw.
         relevant: |effect| below which an effect is too small to matter.
+        listed_in: file that names every image set aside.
     """
 
     model: str
@@ -95,6 +96,7 @@ class Page:
     quarantined: int
     figures: Mapping[str, Any]
     relevant: float = RELEVANT
+    listed_in: str = "quarantine.csv"
 
     def reach(self, unit: str) -> float:
         """Half width of the axis on which estimates of this unit are drawn, so that they compare by eye."""
@@ -121,7 +123,7 @@ def page(result: Result) -> Page:
     return Page(
         model=model,
         version=run.versions.get("siftlens", ""),
-        started=_moment(run.started),
+        started=moment(run.started),
         inputs=_inputs(run.model),
         facts=facts,
         warnings=_warnings(result),
@@ -168,7 +170,7 @@ def _front(model: Mapping[str, Any]) -> str:
     return enumeration(parts)
 
 
-def _moment(started: str) -> str:
+def moment(started: str) -> str:
     """An ISO 8601 time to the minute; any other text as it is."""
     try:
         return f"{datetime.fromisoformat(started).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
@@ -223,11 +225,12 @@ def _settings(result: Result) -> tuple[Settings, ...]:
         ("Time", seconds),
     )
     return tuple(
-        Settings(title, tuple((k, _printed(v)) for k, v in values.items())) for title, values in lists if values
+        Settings(title, tuple((k, printed(v)) for k, v in values.items())) for title, values in lists if values
     )
 
 
-def _printed(value: Any) -> str:
+def printed(value: Any) -> str:
+    """A setting as text."""
     if value is None or value == []:
         return "none"
     if isinstance(value, bool):

@@ -1,8 +1,9 @@
-"""The whole analysis in one call, and its result on disk."""
+"""The whole analysis in one call, and its result on disk; and so for an audit."""
 
 from siftlens.study.analysis import analyze
+from siftlens.study.audits import Audit, audit, load_audit
 from siftlens.study.comparing import compare
 from siftlens.study.facade import Study, load_study
 from siftlens.study.storage import expect_free
 
-__all__ = ["Study", "analyze", "compare", "expect_free", "load_study"]
+__all__ = ["Audit", "Study", "analyze", "audit", "compare", "expect_free", "load_audit", "load_study"]

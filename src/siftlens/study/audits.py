@@ -1,20 +1,46 @@
-"""The audit in one call."""
+"""The audit in one call, and a finished audit to look at, save and load."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from siftlens.auditing import storage
-from siftlens.auditing.results import Audit
-from siftlens.auditing.run import run_audit
-from siftlens.auditing.settings import AuditSettings
+from siftlens.auditing import AuditResult, AuditSettings, run_audit, storage
 from siftlens.auditing.vocabulary import KINDS
-from siftlens.data import open_images
+from siftlens.data import atomic_path, open_images
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
+from siftlens.report import render_audit
+
+PAGE = "index.html"
+
+
+class Audit(AuditResult):
+    """A finished audit: tables, and cues that can be looked for in other images.
+
+    Attributes:
+        cues: a row per cue, the strongest claims first.
+        images: a row per image: identity, label, predicted, half ("discover" or "confirm"), margin, cue_share (of the
+            patches, the largest harmful cue), risk (of being misled by harmful cues, in shares of the median margin).
+        properties: a row per class and property of whole images: association and what explains it.
+        info: settings, model, versions, counts, forward passes, in JSON values.
+    """
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the audit: the page index.html and the files beside it, as docs/reference/files.md lists them.
+
+        Raises:
+            InputError: the folder holds an audit already, or cannot be written.
+        """
+        storage.expect_free(Path(folder))
+        with atomic_path(Path(folder) / PAGE) as path:
+            path.write_text(render_audit(self), encoding="utf-8")
+        storage.save(self, Path(folder))
 
 
 def audit(
@@ -66,6 +92,7 @@ def audit(
     Example:
         >>> audit = siftlens.audit(model, images, labels, normalize="imagenet")
         >>> audit.cues[["cue", "verdict", "dependence", "p"]]
+        >>> audit.save("out/audit")
     """
     settings = AuditSettings(
         vocabularies=tuple(vocabularies),
@@ -76,8 +103,21 @@ def audit(
         batch_size=batch_size,
         seed=seed,
     )
+    started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     source = open_images(images, limit=limit)
-    return run_audit(as_loaded(model, source, normalize, size), source, labels, settings, progress)
+    result = run_audit(as_loaded(model, source, normalize, size), source, labels, settings, progress)
+    asked = {
+        "source": str(images) if isinstance(images, str | PathLike) else "in memory",
+        "labels": "folders" if labels is None else "given",
+        "limit": limit,
+        "normalize": normalize if isinstance(normalize, str) else "own",
+    }
+    info = dict(result.info) | {
+        "settings": asked | result.info["settings"],
+        "started": started,
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+    return _public(result, info=info)
 
 
 def load_audit(folder: str | PathLike[str]) -> Audit:
@@ -86,4 +126,8 @@ def load_audit(folder: str | PathLike[str]) -> Audit:
     Raises:
         StudyError: missing, incomplete, damaged, or written by a newer version.
     """
-    return storage.load(Path(folder))
+    return _public(storage.load(Path(folder)))
+
+
+def _public(result: AuditResult, **changed: Any) -> Audit:
+    return Audit(**{field.name: getattr(result, field.name) for field in fields(result)} | changed)

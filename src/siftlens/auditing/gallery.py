@@ -1,0 +1,161 @@
+"""What a person needs to see of every cue, kept so that neither the model nor the images are needed later."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+
+from siftlens.auditing.tables import HARMFUL, RELIED_ON
+from siftlens.core import PatchGrid
+from siftlens.data import ImageRef, Preprocessing, decode
+
+SHEET, SMALL_SHEET = 12, 6  # images on the contact sheet of a cue that is relied on, and of any other
+AFFECTED = 8  # images of either kind of error
+PICTURES = 480  # different ones in all: with `_BYTES` each, 12 MB in base64
+_BYTES = 18_000
+_ENCODINGS = ((224, 90), (224, 75), (160, 75), (128, 60))  # longer side, px, and JPEG quality
+
+SHOWN_COLUMNS = ["cue", "part", "image", "patches"]
+LOOKS_COLUMNS = ["red", "green", "blue", "texture", "keypoints", "keypoints_elsewhere", "map"]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures, and what cues look like.
+
+    Attributes:
+        shown: a row per image that is shown of a cue: cue (row of the cues), part ("carries": of the class and with
+            the cue; "taken": of another class, with the cue, and taken for the class; "missed": of the class, without
+            the cue, and taken for another), image (row of the images), patches (numbers of the cue's, row-major).
+        pictures: a row per image: image, jpeg.
+        looks: a row per cue: red, green, blue (mean over its patches in the pictures, of 255), texture (mean standard
+            deviation of brightness within these patches, of 255), keypoints (share of its patches that hold one),
+            keypoints_elsewhere (share of the same images' other patches), map (share of the class's images with the
+            cue that have it at each patch, row-major). NaN where not known.
+    """
+
+    shown: pd.DataFrame
+    pictures: pd.DataFrame
+    looks: pd.DataFrame
+
+
+def take_gallery(
+    refs: Sequence[ImageRef],
+    preprocessing: Preprocessing,
+    grid: PatchGrid,
+    cues: pd.DataFrame,
+    images: pd.DataFrame,
+    there: Sequence[Bool[np.ndarray, "image patch"]],
+    keypoints: Bool[np.ndarray, "image patch"] | None,
+) -> Gallery:
+    """Choose and keep pictures of every cue, the first cues first, until there are `PICTURES` of them.
+
+    Args:
+        refs: the images.
+        preprocessing: of the model.
+        grid: the patches.
+        cues: a row per cue.
+        images: a row per image.
+        there: where each cue is, in the order of `cues`.
+        keypoints: whether a patch holds a keypoint; None where that is not known.
+    """
+    kept: dict[int, bytes] = {}
+    shown, looks = [], []
+    for row, (cue, place) in enumerate(zip(cues.itertuples(), there, strict=True)):
+        chosen = dict(_chosen(cue, images, place))
+        if len(kept.keys() | {image for part in chosen.values() for image in part}) > PICTURES:
+            chosen = {}
+        colour = _Colour(grid)
+        for part, members in chosen.items():
+            for image in members:
+                pixels = decode(refs[image], preprocessing)[: grid.height, : grid.width]
+                if image not in kept:
+                    kept[image] = _jpeg(pixels)
+                if part == "carries":
+                    colour.add(pixels, place[image])
+                shown.append((row, part, image, np.flatnonzero(place[image]).tolist()))
+        looks.append(colour.means() | _where(cue, images, place, keypoints))
+    return Gallery(
+        pd.DataFrame(shown, columns=SHOWN_COLUMNS),
+        pd.DataFrame({"image": list(kept), "jpeg": list(kept.values())}),
+        pd.DataFrame(looks, columns=LOOKS_COLUMNS),
+    )
+
+
+def _chosen(cue: Any, images: pd.DataFrame, there: Bool[np.ndarray, "image patch"]) -> Iterator[tuple[str, list[int]]]:
+    """Images by part: spread evenly from most of the cue to least; errors from the surest on."""
+    share = there.mean(axis=1)
+    carries = _carries(cue, images, there)
+    carrying = carries[np.argsort(-share[carries], kind="stable")]
+    most = SHEET if cue.verdict in RELIED_ON else SMALL_SHEET
+    places = np.linspace(0, len(carrying) - 1, min(most, len(carrying))).round().astype(int)
+    yield "carries", carrying[places].tolist()
+    if cue.verdict in HARMFUL:
+        margin = images["margin"].to_numpy()
+        mine, answer = ((images[name] == cue.label).to_numpy() for name in ("label", "predicted"))
+        holds = share >= cue.threshold
+        for part, wrong in (("taken", ~mine & holds & answer), ("missed", mine & ~holds & ~answer)):
+            members = np.flatnonzero(wrong)
+            yield part, members[np.argsort(margin[members], kind="stable")][:AFFECTED].tolist()
+
+
+def _carries(cue: Any, images: pd.DataFrame, there: Bool[np.ndarray, "image patch"]) -> Int[np.ndarray, " carrier"]:
+    """Images of the class that carry the cue, of the half that tested it."""
+    tested = (images["label"] == cue.label) & (images["half"] == "confirm")
+    return np.flatnonzero(tested.to_numpy() & (there.mean(axis=1) >= cue.threshold))
+
+
+def _where(
+    cue: Any,
+    images: pd.DataFrame,
+    there: Bool[np.ndarray, "image patch"],
+    keypoints: Bool[np.ndarray, "image patch"] | None,
+) -> dict[str, Any]:
+    carrying = _carries(cue, images, there)
+    place = there[carrying]
+    known = keypoints is not None and place.any() and not place.all()
+    return {
+        "keypoints": float(keypoints[carrying][place].mean()) if known and keypoints is not None else np.nan,
+        "keypoints_elsewhere": float(keypoints[carrying][~place].mean()) if known and keypoints is not None else np.nan,
+        "map": place.mean(axis=0).round(4).tolist() if len(place) else [0.0] * there.shape[1],
+    }
+
+
+@dataclass
+class _Colour:
+    """Sums over the patches of a cue."""
+
+    grid: PatchGrid
+    patches: int = 0
+    colour: Float[np.ndarray, "3"] = field(default_factory=lambda: np.zeros(3))
+    texture: float = 0.0
+
+    def add(self, pixels: UInt8[np.ndarray, "height width 3"], there: Bool[np.ndarray, " patch"]) -> None:
+        grid = self.grid
+        blocks = pixels.reshape(grid.rows, grid.patch_height, grid.cols, grid.patch_width, 3).swapaxes(1, 2)
+        mine = blocks.reshape(grid.patches, -1, 3)[there].astype(np.float64)
+        self.patches += len(mine)
+        self.colour += mine.mean(axis=1).sum(axis=0)
+        self.texture += float(mine.mean(axis=2).std(axis=1).sum())
+
+    def means(self) -> dict[str, float]:
+        if not self.patches:
+            return dict.fromkeys(("red", "green", "blue", "texture"), float("nan"))
+        red, green, blue = (float(value) for value in self.colour / self.patches)
+        return {"red": red, "green": green, "blue": blue, "texture": self.texture / self.patches}
+
+
+def _jpeg(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The best of the encodings that takes no more than its share, or the last."""
+    for side, quality in _ENCODINGS:
+        image, out = Image.fromarray(pixels), io.BytesIO()
+        image.thumbnail((side, side))
+        image.save(out, "JPEG", quality=quality, subsampling=0 if quality > 80 else 2)
+        if out.tell() <= _BYTES:
+            break
+    return out.getvalue()

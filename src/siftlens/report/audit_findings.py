@@ -1,0 +1,122 @@
+"""What an audit found in plain sentences, written from its numbers alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from siftlens.auditing import AuditResult
+from siftlens.auditing.tables import HARMFUL, RELIED_ON
+from siftlens.report.audit_cards import Effect, dependence
+from siftlens.report.audit_tiles import rows_of
+from siftlens.report.audit_words import colour_name, percent, place
+from siftlens.report.numbers import counted, enumeration
+
+NAMED = 3  # cues with figures beside a sentence
+_SETS = {"sift": "patches around keypoints that look alike", "token": "patches that the model makes alike"}
+
+
+@dataclass(frozen=True)
+class ClassFinding:
+    """What one answer hangs on.
+
+    Attributes:
+        label: the class.
+        sentences: what was found.
+        evidence: dependence on the strongest cues.
+    """
+
+    label: str
+    sentences: tuple[str, ...]
+    evidence: tuple[Effect, ...]
+
+
+def verdict(audit: AuditResult) -> tuple[str, ...]:
+    """The whole audit in two or three sentences."""
+    cues, tested = audit.cues, audit.info["cues_tested"]
+    counts = {name: int((cues["verdict"] == name).sum()) for name in RELIED_ON}
+    if not tested:
+        return (
+            "No set of patches was found that both goes with a class and is used for it. There was nothing to test, "
+            "and nothing is claimed.",
+        )
+    looked = f"{counted(tested, 'set')} of patches that {'goes' if tested == 1 else 'go'} with a class"
+    looked = f"{looked} {'was' if tested == 1 else 'were'} tested"
+    if not sum(counts.values()):
+        return (f"None was found that its answers hang on. {looked[0].upper()}{looked[1:]}.", *_hidden(audit))
+    parts = []
+    for name, words in (
+        ("confirmed spurious", "relied on, go with errors, and are not the object by the evidence given"),
+        ("harmful reliance", "relied on and go with errors"),
+        ("relied on", "relied on, without errors that were shown to go with them"),
+    ):
+        if counts[name]:
+            parts.append(f"{counts[name]} are {words}" if counts[name] > 1 else f"1 is {_singular(words)}")
+    told = [f"{looked}: {enumeration(parts)}."]
+    if counts["harmful reliance"]:
+        told.append(
+            "Whether a set is the object or something beside it, the tool cannot know: the pictures below show it."
+        )
+    return tuple(told)
+
+
+def by_class(audit: AuditResult) -> tuple[ClassFinding, ...]:
+    """A finding for every class whose answer hangs on cues, the strongest claim first."""
+    rows = [(row, cue) for row, cue in enumerate(rows_of(audit.cues)) if cue.verdict in RELIED_ON]
+    grid = audit.vocabulary.grid
+    found = []
+    for label in dict.fromkeys(cue.label for _, cue in rows):
+        mine = [(row, cue) for row, cue in rows if cue.label == label]
+        first = mine[0][1]
+        where = place(np.reshape(np.asarray(first.map, np.float64), (grid.rows, grid.cols)))
+        many = "a set" if len(mine) == 1 else f"{len(mine)} sets, the first"
+        told = [
+            f"The answer “{label}” hangs on {many} of {_set(first)}, {where}. Taking them away or swapping them costs "
+            f"{percent(first.dependence)} of its usual lead."
+        ]
+        if first.verdict in HARMFUL:
+            told.append(_harm(first))
+        evidence = tuple(dependence(row, cue, cue.cue) for row, cue in mine[:NAMED])
+        found.append(ClassFinding(str(label), tuple(told), evidence))
+    return tuple(found)
+
+
+def _harm(cue: Any) -> str:
+    """The larger of both differences."""
+    false, missed = cue.false_present - cue.false_absent, cue.missed_absent - cue.missed_present
+    if missed != missed or false >= missed:
+        return (
+            f"Of other classes' images that hold them, {percent(cue.false_present)} are taken for “{cue.label}”; of "
+            f"those that do not, {percent(cue.false_absent)}."
+        )
+    return (
+        f"Of its own images that lack them, {percent(cue.missed_absent)} are missed; of those that hold them, "
+        f"{percent(cue.missed_present)}."
+    )
+
+
+def _hidden(audit: AuditResult) -> Sequence[str]:
+    """How large a dependence the intervals of the tested cues leave room for."""
+    ends = [dependence(0, cue, "").high for cue in rows_of(audit.cues)]
+    known = [end for end in ends if end == end]
+    told = []
+    if known:
+        told.append(
+            f"The intervals leave room for a dependence of up to {percent(max(0.0, *known))} of the usual lead on one "
+            "of them; more is unlikely."
+        )
+    if len(known) < len(ends):
+        unknown = len(ends) - len(known)
+        told.append(f"For {unknown} of them no control was possible, so nothing is known.")
+    return told
+
+
+def _set(cue: Any) -> str:
+    if cue.kind == "colour":
+        return f"patches that are {colour_name(cue.red, cue.green, cue.blue) or 'alike in colour'} on average"
+    return _SETS[cue.kind]
+
+
+def _singular(words: str) -> str:
+    return words.replace("go with", "goes with").replace("are not", "is not").replace("with them", "with it")
