@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from siftlens.keypoints import Keypoints, detect
     from siftlens.models import load_model
     from siftlens.patchmaps import concentration
+    from siftlens.prompting import Policy, prompt
     from siftlens.study import Audit, Study, analyze, audit, compare, load_audit, load_study
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOME = {
     "keypoints": ["Keypoints", "detect"],
     "models": ["load_model"],
     "patchmaps": ["concentration"],
+    "prompting": ["Policy", "prompt"],
     "study": ["Audit", "Study", "analyze", "audit", "compare", "load_audit", "load_study"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -52,6 +54,7 @@ __all__ = [
     "ModelError",
     "NothingReadableError",
     "PatchGrid",
+    "Policy",
     "SiftlensError",
     "Study",
     "StudyError",
@@ -65,6 +68,7 @@ __all__ = [
     "load_audit",
     "load_model",
     "load_study",
+    "prompt",
     "read_attention",
 ]
 

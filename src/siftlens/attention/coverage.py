@@ -18,6 +18,7 @@ def refuse_unreadable(model: nn.Module) -> None:
     """
     kinds = {type(module).__name__ for module in model.modules()}
     hidden = kinds & {"OptimizedModule", "RecursiveScriptModule", "TopLevelTracedModule"}
+    hidden |= {type(module).__name__ for module in model.modules() if module._compiled_call_impl is not None}
     if hidden:
         raise CaptureError(
             f"{type(model).__name__}: a compiled or scripted model hides its operators ({', '.join(sorted(hidden))}); "

@@ -14,7 +14,7 @@ from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import given_grid, layout_of
 from siftlens.attention.reading import LayerReading, Reading
-from siftlens.attention.trial import Trial
+from siftlens.attention.trial import Trial, on_trial
 from siftlens.attention.weights import KeyWeights, mean_squared_distance
 from siftlens.core import CaptureError, InputError, PatchGrid, TokenLayout
 
@@ -139,7 +139,7 @@ class _Session:
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() != self.thread:
             raise CaptureError("the model was called from another thread than the one that reads it")
-        if self.state == "probing":
+        if on_trial():
             return
         if self.state != "waiting":
             raise CaptureError("a second forward pass in one reading; open a new context for every forward pass")
@@ -173,14 +173,15 @@ class _Session:
         return layout_of(trial)
 
     def _finish(self, *_: Any) -> None:
-        if self.state == "reading":  # not called where the forward pass raised: its own error matters more
+        # Not called where the forward pass raised: its own error matters more.
+        if self.state == "reading" and not on_trial():
             self.running.close()
             self.roll.check(self.capture)
             self.reading.token_norms = self.capture.tracker.token_norms
             self.state = "done"
 
     def _switch_off(self, *_: Any) -> None:
-        if self.state != "probing":
+        if not on_trial():
             self.running.close()
 
     def _on_call(self, capture: Capture, call: AttentionCall) -> None:

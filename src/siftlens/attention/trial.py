@@ -1,6 +1,8 @@
 """Trial runs: the model as its user calls it, but on images of our own."""
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,10 +16,26 @@ from siftlens.attention.coverage import Roll, no_attention
 from siftlens.core import CaptureError, TokenLayout
 
 _APART = 0.1  # share of a token's size that equal images may differ by: rounding, not another head's values
+_trials = threading.local()
 
 
 class _Stop(BaseException):
     """Ends a forward pass at its first attention; not an Exception, so that no model catches it."""
+
+
+def on_trial() -> bool:
+    """Whether the model that runs in this thread is on a trial: nobody else should read it, or change what it does."""
+    return getattr(_trials, "depth", 0) > 0
+
+
+@contextmanager
+def trying() -> Iterator[None]:
+    """Mark the forward passes inside as trials."""
+    _trials.depth = getattr(_trials, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _trials.depth -= 1
 
 
 class Trial:
@@ -66,7 +84,7 @@ class Trial:
             raise _Stop
 
         try:
-            capture = self._run(images, stop, parameters or {})
+            capture = self.run(images, stop, parameters or {})
         except _Stop:
             return found[0]
         raise no_attention(capture)
@@ -92,14 +110,21 @@ class Trial:
                     "cannot be read"
                 )
 
-        self._run(self.noise(1).repeat(2, 1, 1, 1), compare, {})
+        self.run(self.noise(1).repeat(2, 1, 1, 1), compare, {})
 
-    def _run(
+    def run(
         self,
         images: Tensor | None,
         on_call: Callable[[Capture, AttentionCall], None],
         parameters: Mapping[str, Tensor],
     ) -> Capture:
+        """One forward pass without gradients that hands every attention to `on_call`.
+
+        Args:
+            images: in place of the call's own; None for these.
+            on_call: receives each attention.
+            parameters: in place of the model's own, by name.
+        """
         args = tuple(self._replaced(argument, images) for argument in self._args)
         kwargs = {name: self._replaced(argument, images) for name, argument in self._kwargs.items()}
         batch = self.images if images is None else images
@@ -108,6 +133,7 @@ class Trial:
             torch.random.fork_rng(devices),
             torch.no_grad(),
             capturing(self.model, None if batch is None else len(batch), on_call) as capture,
+            trying(),
         ):
             functional_call(self.model, dict(parameters), args, kwargs)
         return capture

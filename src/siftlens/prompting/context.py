@@ -1,0 +1,194 @@
+"""`prompt`: a model under a policy, for as long as one stays inside."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from siftlens.attention.capture import without_fast_path
+from siftlens.attention.coverage import refuse_unreadable
+from siftlens.attention.trial import on_trial
+from siftlens.core import CaptureError, InputError
+from siftlens.prompting.biases import Biases
+from siftlens.prompting.contrast import class_scores
+from siftlens.prompting.patches import highest, painted_over
+from siftlens.prompting.plan import Plan
+from siftlens.prompting.policy import Policy
+from siftlens.prompting.steering import Steering
+
+_prompted: WeakSet[nn.Module] = WeakSet()
+_lock = threading.Lock()
+
+
+class Prompting:
+    """A prompt at work.
+
+    Attributes:
+        plan: what was found out about the model; None before its first forward pass. Pass it to the contexts that
+            follow, and they need no trial runs.
+    """
+
+    def __init__(self, model: nn.Module, policy: Policy, maps: Tensor, plan: Plan | None):
+        self.plan = plan
+        self._model, self._policy, self._maps = model, policy, maps
+        self._thread = threading.get_ident()
+        self._running = ExitStack()
+        self._viewing = False  # the cue-only view of the contrast is on its way
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._passes = 0
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks on the root module turn the prompt on for exactly its forward passes."""
+        model = self._model
+        hooks = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._finish),
+            model.register_forward_hook(self._switch_off, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._running.close()
+
+    def expect_forward(self) -> None:
+        """Refuse a context in which nothing was prompted."""
+        if not self._passes:
+            raise CaptureError("no forward pass of the model ran inside the prompt; call model(images) in it")
+
+    @property
+    def _aside(self) -> bool:
+        """Whether the forward pass is not the one to prompt: a trial on noise, or the cue-only view."""
+        return on_trial() or self._viewing
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._aside:
+            return None
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            raise CaptureError(
+                f"{type(model).__name__} cannot be prompted inside torch.compile or a transform of torch.func; "
+                "call it outside"
+            )
+        if threading.get_ident() != self._thread:
+            raise CaptureError("the model was called from another thread than the one that prompts it")
+        self._passes += 1
+        self._call = (args, kwargs)
+        policy = self._policy
+        if policy.does_nothing:
+            return None
+        images = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if self.plan is None or images is None or not self.plan.fits(images):
+            self.plan = Plan(model, args, kwargs)
+        plan = self.plan
+        assert images is not None
+        maps = self._fitting(len(images), plan).to(images.device)
+        plan.expect(policy)
+        if policy.masks:
+            assert policy.pixels is not None
+            painted = painted_over(images, highest(maps, policy.pixels.keep), plan.layout.grid, policy.pixels.fill)
+            args = tuple(painted if arg is images else arg for arg in args)
+            kwargs = {name: painted if arg is images else arg for name, arg in kwargs.items()}
+        if policy.chooses:
+            assert policy.tokens is not None
+            kept = highest(maps, policy.tokens.keep)
+            self._running.enter_context(plan.access.changed(plan.access.keeping(kept)))
+            maps = maps.gather(1, kept)
+        if policy.biased:
+            self._running.enter_context(without_fast_path())
+            self._steering = self._running.enter_context(Steering(Biases(policy, plan, maps)))
+        return args, kwargs
+
+    def _finish(self, model: nn.Module, _args: Any, output: Any) -> Any:
+        if self._aside or self._policy.does_nothing:
+            return None
+        self._running.close()
+        assert self.plan is not None
+        if self._policy.biased and self._steering.sites != self.plan.sites:
+            raise CaptureError(
+                f"{type(model).__name__}: {self._steering.sites} calls looked like attention, {self.plan.sites} when "
+                "it was tried; a model whose code changes from pass to pass cannot be prompted (leave out plan=)"
+            )
+        return self._contrasted(output) if self._policy.contrasts else None
+
+    def _switch_off(self, *_: Any) -> None:
+        if not self._aside:
+            self._running.close()
+
+    def _fitting(self, images: int, plan: Plan) -> Float[Tensor, "image patch"]:
+        grid = plan.layout.grid
+        if self._maps.shape != (images, grid.patches):
+            raise InputError(
+                f"maps must be (image, patch) for {images} images of {grid.patches} patches ({grid.rows} rows x "
+                f"{grid.cols} columns), got {tuple(self._maps.shape)}"
+            )
+        return self._maps
+
+    def _contrasted(self, output: Any) -> Float[Tensor, "image class"]:
+        assert self.plan is not None
+        assert self._policy.contrast is not None
+        strength, view = self._policy.contrast.strength, self._policy.contrast.view
+        full = class_scores(self._model, output, len(self._maps))
+        access, (args, kwargs) = self.plan.access, self._call
+        self._viewing = True
+        try:
+            with access.changed(access.keeping(highest(-self._maps, view).to(full.device))):
+                cue = class_scores(self._model, self._model(*args, **kwargs), len(self._maps))
+        finally:
+            self._viewing = False
+        return (full - strength * cue).to(output.dtype)
+
+
+@contextmanager
+def prompt(
+    model: nn.Module, policy: Policy, maps: Float[Tensor, "..."], *, plan: Plan | None = None
+) -> Iterator[Prompting]:
+    """Run a model under a policy. Its weights never change, and it is as before on leaving, error or not.
+
+    A policy that does nothing (`Policy.does_nothing`) leaves every bit of the output as it is.
+
+    Args:
+        model: a PyTorch vision transformer in evaluation mode, called on images.
+        policy: what is done.
+        maps: a number per patch of each image, (image, patch), row by row; higher = keep. For a bias it is g itself:
+            0 moves nothing, and the size matters. For all else only the order matters.
+        plan: of an earlier context on the same model and input size, its `Prompting.plan`; without it, the first
+            forward pass is preceded by trial runs.
+
+    Yields:
+        The prompt, with the plan that it found.
+
+    Raises:
+        InputError: maps that do not fit or are not finite, layers or heads that are not there, a share that leaves no
+            patch, no class head for a contrast.
+        CaptureError: a model whose attention cannot be read, whose tokens cannot be dropped, that is compiled, prompted
+            already, or called from another thread; no forward pass inside.
+
+    Example:
+        >>> with siftlens.prompt(model, Policy(bias=(Bias(3.0),)), maps) as prompting:
+        ...     logits = model(images)
+    """
+    if maps.ndim != 2:
+        raise InputError(f"maps must be (image, patch), got {tuple(maps.shape)}")
+    maps = maps.detach() if maps.dtype == torch.float64 else maps.detach().float()
+    if not bool(torch.isfinite(maps).all()):
+        raise InputError(f"maps must be finite, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")
+    refuse_unreadable(model)
+    prompting = Prompting(model, policy, maps, plan)
+    with _lock:
+        if model in _prompted:
+            raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
+        _prompted.add(model)
+    try:
+        with prompting.attached():
+            yield prompting
+        prompting.expect_forward()
+    finally:
+        with _lock:
+            _prompted.discard(model)

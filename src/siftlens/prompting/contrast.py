@@ -1,0 +1,27 @@
+"""The scores of a classifier that can be taken off one another."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from siftlens.core import InputError
+
+
+def class_scores(model: nn.Module, output: Any, images: int) -> Float[Tensor, "image class"]:
+    """Log-softmax of a classifier's output, in float32 or wider.
+
+    Raises:
+        InputError: the output is not a row of logits for each image.
+    """
+    classes = getattr(model, "num_classes", None)
+    logits = isinstance(output, Tensor) and output.ndim == 2 and len(output) == images and output.shape[1] > 1
+    if not logits or (isinstance(classes, int) and classes != output.shape[1]):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        said = f" from a model of {classes} classes" if isinstance(classes, int) else ""
+        raise InputError(
+            f"contrast needs a class head: expected logits of shape ({images}, at least 2 classes), got {got}{said}"
+        )
+    scores: Tensor = (output if output.dtype == torch.float64 else output.float()).log_softmax(dim=1)
+    return scores
