@@ -154,14 +154,18 @@ PARTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def main() -> None:
-    text = PAGE.read_text()
-    for name, draw in PARTS.items():
+def fill(page: Path, parts: Mapping[str, str]) -> None:
+    """Put each part between its markers, where the page has them."""
+    text = page.read_text()
+    for name, part in parts.items():
         marker = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        if re.search(marker, text, re.DOTALL) and (ROOT / "benchmarks" / "results" / f"{name}.json").exists():
-            part = draw(load(name))
-            text = re.sub(marker, lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}", text, flags=re.DOTALL)
-    PAGE.write_text(text)
+        text = re.sub(marker, lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}", text, flags=re.DOTALL)
+    page.write_text(text)
+
+
+def main() -> None:
+    results = ROOT / "benchmarks" / "results"
+    fill(PAGE, {name: draw(load(name)) for name, draw in PARTS.items() if (results / f"{name}.json").exists()})
 
 
 if __name__ == "__main__":

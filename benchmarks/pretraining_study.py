@@ -1,14 +1,14 @@
 """Does guidance by keypoints speed pre-training up? Resumable: a run whose result is there is not run again.
 
-    python benchmarks/pretraining_study.py tune --data ../shared/data/imagenette-128 --work /tmp/study
+    python benchmarks/pretraining_study.py tune --epochs 8 --data ../shared/data/imagenette-128 --work /tmp/study
     python benchmarks/pretraining_study.py run --data ../shared/data/imagenette-128 --work /tmp/study
     python benchmarks/pretraining_study.py finetune --data ../shared/data/imagenette-128 --work /tmp/study
 
 `run`: every arm, with its own full schedule at E / 2 and at E epochs, under every seed; then a linear probe and k-NN on
 the validation images, and of each seed's untrained encoder too ("random" of 0 epochs). One seed is finished before the
 next begins, so that a study that is stopped early has whole seeds; within a run, it goes on from the last checkpoint.
-`tune`: the learning rate, on the random arm alone, at E / 2 epochs and a seed that the study does not use; the best
-goes into `pretraining_arms.py` by hand. `finetune`: of the encoders that `run` left in WORK at E epochs.
+`tune`: the learning rate, on the random arm alone and a seed that the study does not use; the best on the half for
+choices goes into `pretraining_arms.py` by hand. `finetune`: of the encoders that `run` left in WORK at E epochs.
 
 Each run is one JSON of a line in benchmarks/results/pretraining, the settings of all lie in settings.json beside them,
 and runs of other settings are refused. Choices are made on the first half of the validation images (by content),
@@ -51,7 +51,7 @@ from siftlens.pretraining.pretrain import guide_of
 
 RESULTS = machine.RESULTS / "pretraining"
 SEEDS = 6
-RATES, TUNING_SEED = (1e-3, 2e-3, 4e-3), 1000
+RATES, TUNING_SEED = (1e-3, 2e-3, 4e-3, 8e-3), 1000
 PRECISION = "bf16"
 SAVED = 60.0  # seconds between checkpoints
 
@@ -171,10 +171,10 @@ def tune(study: Study, epochs: int) -> None:
         name = f"rate-{rate}"
         if (study.results / f"{name}.json").exists():
             continue
-        settings = replace(settings_of("random", epochs=epochs // 2, seed=TUNING_SEED), learning_rate=rate)
+        settings = replace(settings_of("random", epochs=epochs, seed=TUNING_SEED), learning_rate=rate)
         study.train(settings, study.work / name)
         found = study.test(loaded(study.work / name / ENCODER), TUNING_SEED)
-        save(study, name, {"learning_rate": rate, "epochs": epochs // 2, "seed": TUNING_SEED, **found})
+        save(study, name, {"learning_rate": rate, "epochs": epochs, "seed": TUNING_SEED, **found})
 
 
 def finetune(study: Study, epochs: int, seeds: int, arms: list[str]) -> None:

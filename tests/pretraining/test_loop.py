@@ -1,6 +1,5 @@
 """A run: it learns, stops and goes on exactly, and many processes are as one."""
 
-import csv
 import math
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, safe_open
 
+from oracles.runs import SETTINGS, SIZE, STEPS, assert_same_weights, rows, run
 from siftlens.core import InputError, ModelError, SiftlensError, StudyError
 from siftlens.pretraining import loop
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
@@ -21,62 +21,9 @@ from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.detection import detect_images
 from siftlens.pretraining.loop import Pace
 from siftlens.pretraining.masking import MaskPolicy
-from siftlens.pretraining.pretrain import pretrain
 from siftlens.pretraining.schedule import rate_at
-from siftlens.pretraining.settings import PretrainSettings
 
 pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
-
-SIZE = 32
-SETTINGS = PretrainSettings(
-    model="test_vit",
-    architecture={"depth": 1, "patch_size": 8},
-    size=SIZE,
-    epochs=3,
-    batch_size=6,
-    learning_rate=0.02,
-    decoder=DecoderSettings(16, 1, 2),
-    policy=MaskPolicy("ramped"),
-    guide="gradient",
-)
-STEPS = 3 * 3  # of 20 images, 18 make full batches
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Twenty pictures of coloured squares in two folders."""
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(2)
-    for number in range(20):
-        path = folder / "ab"[number % 2] / f"{number:02}.png"
-        path.parent.mkdir(exist_ok=True)
-        coarse = Image.fromarray(random.integers(0, 256, (7, 7, 3), dtype=np.uint8))
-        coarse.resize((48, 48), Image.Resampling.BICUBIC).save(path)
-    return folder
-
-
-def run(photos, out, settings=SETTINGS, **rest):
-    return pretrain(photos, out, settings, device="cpu", **{"precision": "fp32"} | rest)
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.reader(file))
-
-
-def assert_same_weights(one, other, **tolerance):
-    first, second = load_file(one / "state.safetensors"), load_file(other / "state.safetensors")
-    assert first.keys() == second.keys()
-    assert len(first) > 40
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
-
-
-@pytest.fixture(scope="module")
-def whole(photos, tmp_path_factory):
-    """A run from its beginning to its end."""
-    out = tmp_path_factory.mktemp("whole")
-    return out, run(photos, out)
 
 
 def test_a_run_leaves_an_encoder_logs_and_pictures(whole):

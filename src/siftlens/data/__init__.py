@@ -9,6 +9,7 @@ from siftlens.data.planted_cues import CUES
 from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
+from siftlens.data.shards import Member, opened
 from siftlens.data.sources import ImageRef, ImageSource
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ImageRef",
     "ImageSource",
     "Material",
+    "Member",
     "Normalization",
     "Planted",
     "PlantedImage",
@@ -32,4 +34,5 @@ __all__ = [
     "decode",
     "disk_errors",
     "open_images",
+    "opened",
 ]

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from siftlens.core import InputError
 from siftlens.data.pixels import to_rgb
 from siftlens.data.preprocessing import Preprocessing
+from siftlens.data.shards import Member, opened
 from siftlens.data.sources import ImageRef, Item
 
 # Without EPS and PDF, which Pillow hands to another program.
@@ -36,7 +37,7 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
     Raises:
         Unreadable: the file is missing, damaged, empty, no image, or its size makes no sense.
     """
-    if isinstance(ref.source, Path):
+    if isinstance(ref.source, Path | Member):
         return _decode_file(ref.source, preprocessing)
     pixels = ref.source.pixels() if isinstance(ref.source, Item) else ref.source
     image = Image.fromarray(pixels)
@@ -44,14 +45,10 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
     return preprocessing.apply(image)
 
 
-def _decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width 3"]:
+def _decode_file(source: Path | Member, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width 3"]:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("not a file")
-        if not status.st_size:
-            raise Unreadable("empty file (0 bytes)")
-        with warnings.catch_warnings(), path.open("rb") as file:
+        _check_file(source)
+        with warnings.catch_warnings(), opened(source) as file:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=FORMATS)
@@ -72,6 +69,18 @@ def _decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, 
         raise Unreadable(os.strerror(error.errno).lower() if error.errno else _line(error)) from error
     except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them into.
         raise Unreadable(f"damaged: {type(error).__name__}: {_line(error)}") from error
+
+
+def _check_file(source: Path | Member) -> None:
+    if isinstance(source, Member):
+        size = source.size
+    else:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("not a file")
+        size = status.st_size
+    if not size:
+        raise Unreadable("empty file (0 bytes)")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -1,4 +1,4 @@
-"""Image files: a folder with everything below it, a glob, or a text file of paths."""
+"""Image files: a folder with everything below it, a glob, a text file of paths, or tar files with images in them."""
 
 import glob
 import os
@@ -7,22 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from siftlens.core import InputError
+from siftlens.data.shards import images_in, is_shard
 from siftlens.data.sources import ImageRef, ImageSource, MemorySource, spread
 
-_KINDS = "a folder, a glob such as 'photos/*.jpg', or a text file with one path per line"
+_KINDS = "a folder, a glob such as 'photos/*.jpg', a tar file, or a text file with one path per line"
 
 
 class FileSource:
-    """Files, sorted by name.
+    """Files, sorted by name; a tar file stands for the images in it.
 
     Args:
         paths: the files.
         base: the folder that their identities are relative to.
         limit: at most so many, spread evenly.
+
+    Raises:
+        InputError: a tar file cannot be read.
     """
 
     def __init__(self, paths: Iterable[Path], base: Path, limit: int | None = None):
-        refs = sorted((_ref(path, base) for path in paths), key=lambda ref: ref.identity)
+        refs = sorted((ref for path in paths for ref in _refs(path, base)), key=lambda ref: ref.identity)
         self._refs = [refs[index] for index in spread(len(refs), limit)]
 
     def __len__(self) -> int:
@@ -36,13 +40,14 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
     """Images to go through, any number of times. Nothing is decoded yet.
 
     Args:
-        images: a folder (every file below it, except hidden ones), a glob, a text file with one path per line
-            (relative to it); or a collection of PIL images, of arrays of uint8, or of floats in [0, 1].
+        images: a folder (every file below it, except hidden ones), a glob, a tar file, a text file with one path per
+            line (relative to it); or a collection of PIL images, of arrays of uint8, or of floats in [0, 1].
         limit: at most so many images, spread evenly.
 
     Returns:
-        Files are named by their path below the folder, and grouped by the first folder of that; images in memory are
-        named by the hash of their pixels.
+        Files are named by their path below the folder, and grouped by the first folder of that; so are images in tar
+        files, below the tar file, where WebDataset's `.cls` tells no other group. Images in memory are named by the
+        hash of their pixels.
 
     Raises:
         InputError: nothing is there, or it is of another kind, or can be gone through only once.
@@ -52,6 +57,8 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
     path = Path(images).expanduser()
     if path.is_dir():
         paths, base = _below(path), path
+    elif path.is_file() and is_shard(path):
+        paths, base = [path], path.parent
     elif path.is_file():
         paths = _listed(path)
         base = Path(os.path.commonpath([p.parent for p in paths])) if paths else path
@@ -60,9 +67,10 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
         paths = [found for found in base.glob(str(path.relative_to(base))) if not found.is_dir()]
     else:
         raise InputError(f"no images at {path}: nothing is there; expected {_KINDS}")
-    if not paths:
+    source = FileSource(paths, base, limit)
+    if not len(source):
         raise InputError(f"no images at {path}: it holds no files; expected {_KINDS}")
-    return FileSource(paths, base, limit)
+    return source
 
 
 def _below(folder: Path) -> list[Path]:
@@ -96,8 +104,17 @@ def _listed(path: Path) -> list[Path]:
     return [path.parent.absolute() / line for line in dict.fromkeys(lines) if line]
 
 
-def _ref(path: Path, base: Path) -> ImageRef:
+def _refs(path: Path, base: Path) -> Iterator[ImageRef]:
+    """The image that a file is, or those in it."""
     relative = path.relative_to(base)
-    # Names need not be UTF-8; what is written to tables must be.
-    identity = os.fsencode(relative.as_posix()).decode("utf-8", "backslashreplace")
-    return ImageRef(identity, identity.split("/")[0] if len(relative.parts) > 1 else "", path)
+    if is_shard(path):
+        for name, group, member in images_in(path):
+            yield ImageRef(_identity(f"{relative.as_posix()}/{name}"), _identity(group), member)
+        return
+    identity = _identity(relative.as_posix())
+    yield ImageRef(identity, identity.split("/")[0] if len(relative.parts) > 1 else "", path)
+
+
+def _identity(name: str) -> str:
+    """Names need not be UTF-8; what is written to tables must be."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

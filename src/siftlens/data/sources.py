@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from siftlens.core import InputError
 from siftlens.data.pixels import as_pixels, content_hash
+from siftlens.data.shards import Member
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class ImageRef:
     Attributes:
         identity: the path below the folder, with slashes; the hash of the pixels where there is no path.
         group: the first folder of that path, or "".
-        source: the file, the pixels, or where to fetch them.
+        source: the file, its place in a tar file, the pixels, or where to fetch them.
     """
 
     identity: str
     group: str
-    source: Path | UInt8[np.ndarray, "height width 3"] | Item
+    source: Path | Member | UInt8[np.ndarray, "height width 3"] | Item
 
     def fetched(self) -> "ImageRef":
         """The same with the pixels themselves in place of a collection: fit for another process."""

@@ -55,7 +55,7 @@ class Finished:
     Attributes:
         loss: mean over the last epoch's steps; NaN where none was left to do.
         knn: leave-one-out accuracy at the end; None without class folders.
-        seconds: of the steps that this call did, evaluations and checkpoints apart.
+        seconds: of the steps that this call did, with making their batches; evaluations and checkpoints apart.
         steps: that this call did.
     """
 
@@ -101,7 +101,7 @@ class Run:
         """Train to the end.
 
         Raises:
-            SiftlensError: the loss is not finite, or memory ran out; the last checkpoint stays.
+            SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
             StudyError: the checkpoint is damaged or of other settings.
         """
         first, total = 0, self._batches.steps
@@ -121,27 +121,28 @@ class Run:
             accumulate=self._pace.accumulate,
             ahead=fabric.device.type != "cpu",
         )
+        resumed = time.perf_counter()
         for step, parts in zip(range(first, total), parts_of_steps, strict=True):
-            started = time.perf_counter()
             with step_errors(self._out):
                 losses.append(self._learner.step(step, parts))
             epoch, within = divmod(step + 1, self._batches.steps_per_epoch)
             if len(losses) == _CHECKED or not within:
                 last_epoch = (last_epoch + self._check(step + 1, losses))[-self._batches.steps_per_epoch :]
                 losses.clear()
-                self._seconds += time.perf_counter() - started
+                self._seconds += time.perf_counter() - resumed
                 self._after(step + 1, epoch if not within else None)
-            else:
-                self._seconds += time.perf_counter() - started
+                resumed = time.perf_counter()
         if self._fabric.is_global_zero:
             self._save_encoder()
-        self._fabric.barrier()
+        with step_errors(self._out):
+            self._fabric.barrier()
         loss = sum(last_epoch) / len(last_epoch) if last_epoch else math.nan
         return Finished(loss, self._knn, self._seconds, total - first)
 
     def _check(self, step: int, losses: list[Tensor]) -> list[float]:
         """Look at the last losses, which must be finite, and log them."""
-        reduced = self._fabric.all_reduce(torch.stack(losses), reduce_op="mean")
+        with step_errors(self._out):
+            reduced = self._fabric.all_reduce(torch.stack(losses), reduce_op="mean")
         assert isinstance(reduced, Tensor)
         values: list[float] = reduced.tolist()
         for number, value in enumerate(values, start=step - len(values)):

@@ -78,7 +78,7 @@ def pretrain(
         InputError: an argument, an image folder, a keypoint file or a setting is not what was expected.
         StudyError: the run to resume is damaged or of other settings.
         NothingReadableError: not one image can be used.
-        SiftlensError: the loss is not finite, or memory ran out; the last checkpoint stays.
+        SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
     """
     settings, pace = settings or PretrainSettings(), pace or Pace()
     if (out / STATE).exists() and not resume:

@@ -1,0 +1,206 @@
+"""What the study of guided pre-training says so far, from the runs in benchmarks/results/pretraining; measures nothing.
+
+    python benchmarks/pretraining_summary.py
+
+Writes the table and the figure of docs/pretraining.md. Per arm, over the seeds that have all of its runs and all of the
+random arm's: accuracy, its difference from random at E epochs, and the speed-up, which is the cost of random at E over
+the cost at which the arm reaches random's accuracy at E. That cost is read off the arm's own learning curve, taken as
+straight in log epochs through its budgets E / 2 and E:
+
+    theta = mean(difference) / mean(slope),    epochs that the arm needs = E exp(-theta)
+
+with difference = accuracy of arm - accuracy of random at E, and slope = (arm at E - arm at E / 2) / log 2. The interval
+of theta is Fieller's: all values for which a paired t test over seeds on difference - theta * slope finds nothing at
+5 %. It counts the slope as the estimate that it is, and is unbounded while the slope cannot be told from 0.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+import figures
+import machine
+from pretraining_arms import settings_of
+
+PAGE = figures.ROOT / "docs" / "pretraining.md"
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; infinite where it cannot be bounded."""
+
+    value: float
+    low: float
+    high: float
+
+    def map(self, function: Any) -> "Estimate":
+        """The same through a rising function."""
+        return Estimate(*(function(end) if math.isfinite(end) else end for end in (self.value, self.low, self.high)))
+
+    def told(self, digits: int = 2, *, sign: str = "") -> str:
+        """As it stands in a table."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"{self.value:{sign}.{digits}f} (not bounded)"
+        return f"{self.value:{sign}.{digits}f} ({self.low:{sign}.{digits}f} to {self.high:{sign}.{digits}f})"
+
+
+def mean_of(values: Float[np.ndarray, " seed"]) -> Estimate:
+    """Mean and Student's interval."""
+    n, mean = len(values), float(values.mean())
+    half = critical(n) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Estimate(mean, mean - half, mean + half)
+
+
+def ratio_of(above: Float[np.ndarray, " seed"], below: Float[np.ndarray, " seed"]) -> Estimate:
+    """Ratio of two means over the same seeds, and Fieller's interval."""
+    n, top, bottom = len(above), float(above.mean()), float(below.mean())
+    if n < 2:
+        return Estimate(top / bottom, -math.inf, math.inf)
+    (tt, tb), (_, bb) = np.cov(above, below) * critical(n) ** 2 / n
+    a, b, c = bottom**2 - bb, top * bottom - tb, top**2 - tt
+    if a <= 0:
+        return Estimate(top / bottom, -math.inf, math.inf)
+    root = math.sqrt(max(0.0, b**2 - a * c))
+    return Estimate(top / bottom, (b - root) / a, (b + root) / a)
+
+
+def critical(n: int) -> float:
+    """Student's quantile of n values."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+
+
+def load() -> dict[tuple[str, int, int], Any]:
+    """Runs by arm, epochs and seed."""
+    runs = [json.loads(path.read_text()) for path in sorted((machine.RESULTS / "pretraining").glob("*-e*-s*.json"))]
+    return {(run["arm"], run["epochs"], run["seed"]): run for run in runs if "linear" in run}
+
+
+def row_of(runs: dict[tuple[str, int, int], Any], arm: str, epochs: int, metric: str) -> dict[str, Any] | None:
+    """One arm's row; None without a whole seed."""
+    budgets = (epochs // 2, epochs)
+    seeds = [s for s in range(99) if all((a, e, s) in runs for a in ("random", arm) for e in budgets)]
+    if not seeds:
+        return None
+    half, full, base = (
+        np.array([runs[a, e, s][metric]["report"] for s in seeds])
+        for a, e in ((arm, epochs // 2), (arm, epochs), ("random", epochs))
+    )
+    theta = ratio_of(full - base, (full - half) / math.log(2)) if arm != "random" else Estimate(0.0, 0.0, 0.0)
+    flops = runs["random", epochs, seeds[0]]["gflops_per_step"] / runs[arm, epochs, seeds[0]]["gflops_per_step"]
+    return {
+        "seeds": len(seeds),
+        "half": half,
+        "full": full,
+        "difference": mean_of(full - base),
+        "slope": float((full - half).mean()),
+        "epochs": theta.map(math.exp),
+        "flops": theta.map(lambda t: flops * math.exp(t)),
+        "theta": theta,
+        "beyond": not float(half.mean()) <= float(base.mean()) <= float(full.mean()),
+    }
+
+
+def wall_clock(speed: dict[str, Any], arm: str, epochs: int, theta: float) -> float:
+    """Speed-up in seconds, detection and decoding included."""
+    return seconds_of(speed, "random", epochs) / seconds_of(speed, arm, epochs * math.exp(-theta))
+
+
+def seconds_of(speed: dict[str, Any], arm: str, epochs: float) -> float:
+    """Wall-clock of a run as `pretraining_speed.py` measured its parts: decoding, detection where needed, steps."""
+    detection = speed["detection_seconds"] if settings_of(arm).needs_keypoints else 0.0
+    return float(
+        speed["decoding_seconds"] + detection + speed["steps_per_epoch"] * speed["arms"][arm]["seconds"] * epochs
+    )
+
+
+def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, metric: str) -> str:
+    """Arms in rows: accuracies in %, difference in points, speed-ups."""
+    epochs = max(epochs for _, epochs, _ in runs)
+    costs = ["epochs", "FLOPs"] + (["wall-clock"] if speed else [])
+    told = f"| | seeds | {epochs // 2} epochs, % | {epochs} epochs, % | difference, points |"
+    told += "".join(f" speed-up in {cost} |" for cost in costs) + "\n|---|" + "---:|" * (4 + len(costs))
+    for arm in ARMS:
+        row = row_of(runs, arm, epochs, metric)
+        if row is None:
+            continue
+        told += f"\n| {arm} | {row['seeds']} | {spread(row['half'])} | {spread(row['full'])} |"
+        if arm == "random":
+            told += " |" * (1 + len(costs))
+            continue
+        told += f" {row['difference'].map(lambda points: 100 * points).told(1, sign='+')} |"
+        found = [row["epochs"], row["flops"]]
+        if speed:
+            found.append(row["theta"].map(partial(wall_clock, speed, arm, epochs)))
+        told += "".join(f" {estimate.told()}{'*' if row['beyond'] else ''} |" for estimate in found)
+    return told
+
+
+def spread(values: Float[np.ndarray, " seed"]) -> str:
+    """Mean and standard deviation over seeds, in %."""
+    deviation = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.1f}{deviation}"
+
+
+def resolution(runs: dict[tuple[str, int, int], Any], metric: str) -> str:
+    """The baseline's spread over seeds, and what difference so many seeds can tell from nothing."""
+    epochs = max(epochs for _, epochs, _ in runs)
+    row = row_of(runs, "random", epochs, metric)
+    if row is None or row["seeds"] < 3:
+        return "The spread over seeds takes at least three of them; it is not known yet."
+    n, full = row["seeds"], row["full"]
+    deviation, slope = float(full.std(ddof=1)), row["slope"] / math.log(2)
+    errors = []
+    for arm in ARMS:
+        other = row_of(runs, arm, epochs, metric)
+        if arm != "random" and other is not None and other["seeds"] == n:
+            errors.append((other["difference"].high - other["difference"].low) / 2)
+    half, six = (critical(count) * deviation * math.sqrt(2 / count) for count in (n, 6))
+    return (
+        f"Over {n} seeds the random arm at {epochs} epochs has {100 * full.mean():.1f} % with a standard deviation of "
+        f"{100 * deviation:.2f} points. Were arms and seeds independent, {n} seeds would tell a difference of "
+        f"{100 * half:.1f} points from nothing and six seeds one of {100 * six:.1f}; paired by seed as they are, the "
+        f"intervals above reach {100 * min(errors):.1f} to {100 * max(errors):.1f} points to either side. A doubling "
+        f"of the epochs gains the random arm {100 * row['slope']:.1f} points: one point is a speed-up of "
+        f"{math.exp(0.01 / slope):.2f}x."
+    )
+
+
+def figure(runs: dict[tuple[str, int, int], Any]) -> str:
+    """Accuracy against epochs, a line per arm through the means and a dot per run."""
+    drawn, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, metric, name in zip(axes, ("linear", "knn"), ("linear probe", "k-NN"), strict=True):
+        for number, arm in enumerate(ARMS):
+            points = [(e, 100 * run[metric]["report"]) for (a, e, _), run in sorted(runs.items()) if a == arm]
+            if not points:
+                continue
+            x, y = np.array(points).T
+            at = np.unique(x)
+            axis.plot(at, [y[x == e].mean() for e in at], "-", label=arm, color=f"C{number}")
+            axis.plot(x, y, ".", color=f"C{number}", alpha=0.6)
+        axis.set_xlabel("epochs of the schedule")
+        axis.set_ylabel(f"{name}, % correct")
+    axes[0].legend(frameon=False, fontsize="small")
+    return figures.save(drawn, "pretraining", "Accuracy of each arm against the epochs of its schedule")
+
+
+def main() -> None:
+    runs = load()
+    timed = machine.RESULTS / "pretraining-speed.json"
+    speed = json.loads(timed.read_text())["study"] if timed.exists() else None
+    parts = {
+        "pretraining-linear": f"{table(runs, speed, 'linear')}\n\n{resolution(runs, 'linear')}",
+        "pretraining-knn": table(runs, speed, "knn"),
+        "pretraining-curves": figure(runs),
+    }
+    figures.fill(PAGE, parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Images in tar files, as WebDataset keeps them: read where they lie, nothing is unpacked."""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedIOBase, BytesIO
+from pathlib import Path, PurePosixPath
+
+from siftlens.core import InputError
+
+_IMAGES = {"avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp"}
+_CLASS = "cls"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file within a tar file.
+
+    Attributes:
+        shard: the tar file.
+        start: its first byte there.
+        size: bytes.
+    """
+
+    shard: Path
+    start: int
+    size: int
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a file is taken as a tar file; compressed ones cannot be read at a place within."""
+    return path.suffix.lower() == ".tar"
+
+
+def opened(source: Path | Member) -> BufferedIOBase:
+    """A file, or a file within a tar file, to be read.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    if isinstance(source, Path):
+        return source.open("rb")
+    with source.shard.open("rb") as file:
+        file.seek(source.start)
+        return BytesIO(file.read(source.size))
+
+
+def images_in(shard: Path) -> Iterator[tuple[str, str, Member]]:
+    """Name, class and place of every image in a tar file.
+
+    As in WebDataset, a sample's files share their name up to the first dot; what follows it tells the image
+    (`0001.jpg`) from its class (`0001.cls`) and from what is not asked for here (`0001.json`, `0001.mask.png`).
+    Without a `.cls`, the class is the first folder in the image's name, or "".
+
+    Raises:
+        InputError: it is no tar file, or cut off.
+    """
+    images: list[tuple[str, str, Member]] = []
+    classes: dict[str, str] = {}
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for found in archive:
+                path = PurePosixPath(found.name)
+                key, _, ending = path.name.partition(".")
+                sample = str(path.with_name(key)) if key else ""
+                if not (found.isreg() and sample):  # without a key it is a hidden file
+                    continue
+                if ending.lower() in _IMAGES:
+                    images.append((found.name, sample, Member(shard, found.offset_data, found.size)))
+                elif ending == _CLASS:
+                    classes[sample] = _text(archive, found)
+            if archive.offset >= shard.stat().st_size:
+                raise tarfile.ReadError("its end is missing")
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"cannot read {shard} as a tar file ({error}); fetch or write it again") from error
+    for name, sample, member in images:
+        folder = PurePosixPath(name).parts[0] if "/" in name else ""
+        yield name, classes.get(sample, folder), member
+
+
+def _text(archive: tarfile.TarFile, found: tarfile.TarInfo) -> str:
+    file = archive.extractfile(found)
+    assert file is not None  # of a regular file
+    return file.read().decode("utf-8", "backslashreplace").strip()

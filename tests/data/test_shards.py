@@ -1,0 +1,102 @@
+"""Tar files as WebDataset writes them, read in place."""
+
+import io
+import tarfile
+
+import pytest
+from PIL import Image
+
+from siftlens.core import InputError
+from siftlens.data import Preprocessing, Unreadable, decode, open_images
+
+SIDE = 13
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (value, 10, 20)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write(path, members: dict[str, bytes]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            found = tarfile.TarInfo(name)
+            found.size = len(content)
+            archive.addfile(found, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards: one with classes in .cls files, one with folders."""
+    first = {
+        "0002.json": b"{}",
+        "0002.png": png(2),
+        "0001.cls": b"7\n",
+        "0001.png": png(1),
+        "0002.cls": b"3",
+        "0001.mask.png": png(200),
+    }
+    write(tmp_path / "shards" / "train-0.tar", first)
+    write(tmp_path / "shards" / "train-1.tar", {"dog/0003.PNG": png(3), "cat/0004.png": png(4), "dog/._x.png": b"?"})
+    return tmp_path / "shards"
+
+
+def red_of(source) -> list[int]:
+    return [int(decode(ref, Preprocessing(SIDE, SIDE))[0, 0, 0]) for ref in source]
+
+
+def test_images_are_found_with_their_classes_and_nothing_else(shards):
+    expected = [
+        ("train-0.tar/0001.png", "7"),
+        ("train-0.tar/0002.png", "3"),
+        ("train-1.tar/cat/0004.png", "cat"),
+        ("train-1.tar/dog/0003.PNG", "dog"),
+    ]
+    for way in (shards, f"{shards}/*.tar"):
+        source = open_images(way)
+        assert [(ref.identity, ref.group) for ref in source] == expected
+        assert red_of(source) == [1, 2, 4, 3]
+
+
+def test_one_shard_and_shards_beside_files(shards):
+    assert red_of(open_images(shards / "train-1.tar")) == [4, 3]
+    assert red_of(open_images(shards, limit=2)) == [1, 4]
+    (shards / "a.png").write_bytes(png(9))
+    assert red_of(open_images(shards)) == [9, 1, 2, 4, 3]
+
+
+def test_a_broken_image_in_a_shard_is_set_aside_alone(tmp_path):
+    shard = write(tmp_path / "x.tar", {"a.png": png(1)[:-30], "b.png": b"", "c.png": png(3)})
+    refs = list(open_images(shard))
+    for ref, reason in zip(refs, ("damaged|truncated", "empty file"), strict=False):
+        with pytest.raises(Unreadable, match=reason):
+            decode(ref, Preprocessing(SIDE, SIDE))
+    assert red_of(refs[2:]) == [3]
+
+
+def test_a_shard_that_is_gone_by_now_is_said(shards):
+    ref = next(iter(open_images(shards)))
+    (shards / "train-0.tar").unlink()
+    with pytest.raises(Unreadable, match="no such file or directory"):
+        decode(ref, Preprocessing(SIDE, SIDE))
+
+
+@pytest.mark.parametrize(("left", "reason"), [(5 * 1024 + 520, "unexpected end"), (5 * 1024, "its end is missing")])
+def test_what_is_no_shard_is_refused(shards, left, reason):
+    whole = (shards / "train-0.tar").read_bytes()
+    assert whole[left:].rstrip(b"\0")  # there was more
+    (shards / "train-0.tar").write_bytes(whole[:left])
+    with pytest.raises(InputError, match=rf"cannot read .*train-0\.tar as a tar file \({reason}.*; fetch or write it"):
+        open_images(shards)
+    (shards / "train-0.tar").write_text("not a tar file")
+    with pytest.raises(InputError, match=r"cannot read .*train-0\.tar as a tar file"):
+        open_images(shards / "train-0.tar")
+
+
+def test_a_shard_without_images_is_refused(tmp_path):
+    shard = write(tmp_path / "x.tar", {"a.txt": b"word", "b.mask.png": png(1)})
+    with pytest.raises(InputError, match=r"no images at .*x\.tar: it holds no files"):
+        open_images(shard)
