@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from siftlens.attention import find_layout
 from siftlens.core import PatchGrid
-from siftlens.data import decode, open_images
+from siftlens.data import DrawnMaterial, Planted, decode, open_images
+from siftlens.models import demo_shortcut as shortcut
 from siftlens.models import load_model
 from siftlens.models.demo import DEMO_CLASSES, WEIGHTS
 
@@ -46,3 +47,23 @@ def test_it_knows_its_classes(request):
     hits = [model.classes[index] == ref.identity.partition("/")[0] for index, ref in zip(found, refs, strict=True)]
     assert len(hits) == 65
     assert sum(hits) / len(hits) > 0.6
+
+
+def test_the_one_with_a_shortcut_is_as_its_card_says():
+    assert shortcut.WEIGHTS.stat().st_size < 300_000
+    model = load_model("demo-shortcut")
+    card = (shortcut.WEIGHTS.parent / "README.md").read_text(encoding="utf-8")
+    assert model.weights_hash in card
+    assert model.classes == DrawnMaterial.classes
+    assert find_layout(model.module, torch.zeros(1, 3, 64, 64)).grid == PatchGrid(8, 8, 8, 8)
+
+
+def test_it_leans_on_the_glyph():
+    model = load_model("demo-shortcut")
+    images = Planted(DrawnMaterial(), cue="glyph", correlation=0.95, size=64).split("test", 300)
+    x = torch.stack([torch.from_numpy(image.pixels.copy()).permute(2, 0, 1) for image in images]) / 127.5 - 1
+    with torch.inference_mode():
+        right = (model.module(x).argmax(1) == torch.tensor([image.label for image in images])).float()
+    against = torch.tensor([image.group in (1, 2) for image in images])
+    assert right[~against].mean() > 0.95
+    assert 0.5 < right[against].mean() < 0.75  # it knows the object too

@@ -14,7 +14,7 @@ from siftlens.models import load_model
 from siftlens.models.demo import demo_architecture
 
 
-@pytest.mark.parametrize("spec", ["", "foo", "timm/", "foo/bar", "file/x", "demo/x", "resnet:18"])
+@pytest.mark.parametrize("spec", ["", "foo", "timm/", "foo/bar", "file/x", "demo/x", "demo-shortcut/x", "resnet:18"])
 def test_unknown_spec(spec):
     with pytest.raises(ModelError, match=r"a model must be timm/NAME, .* or path/to/file\.py:factory, got '" + spec):
         load_model(spec)

@@ -20,7 +20,7 @@ def audit(
             "--model",
             "-m",
             metavar="SPEC",
-            help="timm/NAME, hf/REPO-OR-DIRECTORY, torchvision/NAME, open_clip/NAME[:TAG], demo, or "
+            help="timm/NAME, hf/REPO-OR-DIRECTORY, torchvision/NAME, open_clip/NAME[:TAG], demo, demo-shortcut, or "
             "path/to/file.py:factory.",
             rich_help_panel=_MODEL,
         ),

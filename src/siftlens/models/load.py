@@ -21,8 +21,10 @@ _BACKENDS = {
     "torchvision": "siftlens.models.torchvision_backend",
     "open_clip": "siftlens.models.open_clip_backend",
     "demo": "siftlens.models.demo",
+    "demo-shortcut": "siftlens.models.demo_shortcut",
     "file": "siftlens.models.file_backend",
 }
+_BUNDLED = ("demo", "demo-shortcut")  # specs without a name
 _EXTRAS = {"transformers": "hf", "open_clip": "open-clip"}
 _DTYPES = {
     "fp32": torch.float32,
@@ -47,9 +49,10 @@ def load_model(
     """Load a model together with the preprocessing and normalisation that belong to it.
 
     Args:
-        spec: `timm/NAME`, `hf/REPO-OR-DIRECTORY`, `torchvision/NAME`, `open_clip/NAME[:TAG]`, `demo`, or
-            `path/to/file.py:factory`: `factory()` returns a module whose attributes `normalize` (a name, a (mean, std)
-            pair, or None where it normalises by itself) and `size` (px, or (height, width)) say what it takes.
+        spec: `timm/NAME`, `hf/REPO-OR-DIRECTORY`, `torchvision/NAME`, `open_clip/NAME[:TAG]`, `demo`, `demo-shortcut`,
+            or `path/to/file.py:factory`: `factory()` returns a module whose attributes `normalize` (a name, a
+            (mean, std) pair, or None where it normalises by itself) and `size` (px, or (height, width)) say what it
+            takes.
         weights: a file to fill the model with instead of the pretrained weights: safetensors, or a state dict that
             `torch.save` wrote. Read without running any code in it.
         random_init: leave the weights as initialised.
@@ -123,15 +126,15 @@ def _quiet_hub() -> Iterator[None]:
 
 def _parse(spec: str) -> tuple[str, str]:
     """Backend and name."""
-    if spec == "demo":
-        return "demo", ""
+    if spec in _BUNDLED:
+        return spec, ""
     if spec.rpartition(":")[0].endswith(".py"):
         return "file", spec
     backend, _, name = spec.partition("/")
-    if backend not in _BACKENDS or backend in ("demo", "file") or not name:
+    if backend not in _BACKENDS or backend in (*_BUNDLED, "file") or not name:
         raise ModelError(
-            "a model must be timm/NAME, hf/REPO-OR-DIRECTORY, torchvision/NAME, open_clip/NAME[:TAG], demo or "
-            f"path/to/file.py:factory, got {spec!r}"
+            "a model must be timm/NAME, hf/REPO-OR-DIRECTORY, torchvision/NAME, open_clip/NAME[:TAG], demo, "
+            f"demo-shortcut or path/to/file.py:factory, got {spec!r}"
         )
     return backend, name
 
