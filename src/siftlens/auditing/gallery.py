@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,18 @@ _BYTES = 18_000
 _ENCODINGS = ((224, 90), (224, 75), (160, 75), (128, 60))  # longer side, px, and JPEG quality
 
 SHOWN_COLUMNS = ["cue", "part", "image", "patches"]
-LOOKS_COLUMNS = ["red", "green", "blue", "texture", "keypoints", "keypoints_elsewhere", "map"]
+LOOKS_COLUMNS = [
+    "red",
+    "green",
+    "blue",
+    "spread",
+    "texture",
+    "keypoints",
+    "keypoints_elsewhere",
+    "map",
+    "shared",
+    "shared_with",
+]
 
 
 @dataclass(frozen=True)
@@ -33,10 +44,12 @@ class Gallery:
             the cue; "taken": of another class, with the cue, and taken for the class; "missed": of the class, without
             the cue, and taken for another), image (row of the images), patches (numbers of the cue's, row-major).
         pictures: a row per image: image, jpeg.
-        looks: a row per cue: red, green, blue (mean over its patches in the pictures, of 255), texture (mean standard
-            deviation of brightness within these patches, of 255), keypoints (share of its patches that hold one),
-            keypoints_elsewhere (share of the same images' other patches), map (share of the class's images with the
-            cue that have it at each patch, row-major). NaN where not known.
+        looks: a row per cue: red, green, blue (mean over its patches in the pictures, of 255), spread (root mean square
+            distance of these patches' means from it), texture (mean standard deviation of brightness within a patch),
+            keypoints (share of its patches that hold one), keypoints_elsewhere (share of the same images' other
+            patches), map (share of the class's images with the cue that have it at each patch, row-major), shared
+            (largest share of its patches that a cue of the class before it has too), shared_with (row of that cue, -1
+            for none). NaN where not known.
     """
 
     shown: pd.DataFrame
@@ -70,7 +83,7 @@ def take_gallery(
         chosen = dict(_chosen(cue, images, place))
         if len(kept.keys() | {image for part in chosen.values() for image in part}) > PICTURES:
             chosen = {}
-        colour = _Colour(grid)
+        colour = _Colours(grid)
         for part, members in chosen.items():
             for image in members:
                 pixels = decode(refs[image], preprocessing)[: grid.height, : grid.width]
@@ -79,7 +92,7 @@ def take_gallery(
                 if part == "carries":
                     colour.add(pixels, place[image])
                 shown.append((row, part, image, np.flatnonzero(place[image]).tolist()))
-        looks.append(colour.means() | _where(cue, images, place, keypoints))
+        looks.append(colour.described() | _where(cue, images, place, keypoints) | _shared(row, cues, images, there))
     return Gallery(
         pd.DataFrame(shown, columns=SHOWN_COLUMNS),
         pd.DataFrame({"image": list(kept), "jpeg": list(kept.values())}),
@@ -126,28 +139,43 @@ def _where(
     }
 
 
-@dataclass
-class _Colour:
-    """Sums over the patches of a cue."""
+def _shared(
+    row: int, cues: pd.DataFrame, images: pd.DataFrame, there: Sequence[Bool[np.ndarray, "image patch"]]
+) -> dict[str, Any]:
+    mine = (images["label"] == cues["label"].iloc[row]).to_numpy()
+    shares = {
+        other: float(there[other][mine][there[row][mine]].mean())
+        for other in range(row)
+        if cues["label"].iloc[other] == cues["label"].iloc[row] and there[row][mine].any()
+    }
+    first = max(shares, key=lambda other: shares[other], default=-1)
+    return {"shared": shares.get(first, 0.0), "shared_with": first}
 
-    grid: PatchGrid
-    patches: int = 0
-    colour: Float[np.ndarray, "3"] = field(default_factory=lambda: np.zeros(3))
-    texture: float = 0.0
+
+class _Colours:
+    """Colours of the patches of a cue."""
+
+    def __init__(self, grid: PatchGrid):
+        self._grid = grid
+        self._means: list[Float[np.ndarray, "patch 3"]] = []
+        self._deviations: list[Float[np.ndarray, " patch"]] = []
 
     def add(self, pixels: UInt8[np.ndarray, "height width 3"], there: Bool[np.ndarray, " patch"]) -> None:
-        grid = self.grid
+        grid = self._grid
         blocks = pixels.reshape(grid.rows, grid.patch_height, grid.cols, grid.patch_width, 3).swapaxes(1, 2)
         mine = blocks.reshape(grid.patches, -1, 3)[there].astype(np.float64)
-        self.patches += len(mine)
-        self.colour += mine.mean(axis=1).sum(axis=0)
-        self.texture += float(mine.mean(axis=2).std(axis=1).sum())
+        self._means.append(mine.mean(axis=1))
+        self._deviations.append(mine.mean(axis=2).std(axis=1))
 
-    def means(self) -> dict[str, float]:
-        if not self.patches:
-            return dict.fromkeys(("red", "green", "blue", "texture"), float("nan"))
-        red, green, blue = (float(value) for value in self.colour / self.patches)
-        return {"red": red, "green": green, "blue": blue, "texture": self.texture / self.patches}
+    def described(self) -> dict[str, float]:
+        if not self._means:
+            return dict.fromkeys(_COLOURS, float("nan"))
+        means = np.concatenate(self._means)
+        mean = means.mean(axis=0)
+        return dict(zip(("red", "green", "blue"), mean.tolist(), strict=True)) | {
+            "spread": float(np.sqrt(((means - mean) ** 2).sum(axis=1).mean())),
+            "texture": float(np.concatenate(self._deviations).mean()),
+        }
 
 
 def _jpeg(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:

@@ -6,8 +6,8 @@ from siftlens.auditing.tables import RELIED_ON
 from siftlens.study import Audit
 
 _MEANING = {
-    "confirmed spurious": "outside the object, or gone elsewhere, and it does harm",
-    "harmful reliance": "the answer hangs on it, and it makes errors; you see whether it is the object",
+    "confirmed spurious": "outside the object, or gone elsewhere, and errors go with it",
+    "harmful reliance": "the answer hangs on it, and errors go with it; you see whether it is the object",
     "relied on": "the answer hangs on it",
 }
 

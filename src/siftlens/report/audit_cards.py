@@ -9,8 +9,9 @@ import pandas as pd
 from siftlens.auditing import AuditResult
 from siftlens.auditing.tables import HARMFUL, RELIED_ON
 from siftlens.report.audit_tiles import Tile, cells, rows_of, tiles
-from siftlens.report.audit_words import MEANING, p_value, percent, what_it_is, where_it_is
+from siftlens.report.audit_words import MEANING, MIXED, p_value, percent, what_it_is, where_it_is, words_of
 
+_MUCH = 0.5  # share of a cue's patches from which it is said that another cue has them too
 _TESTS = (
     ("removal", "Taken away", "against taking away as many other patches"),
     ("swap", "Swapped", "for what an image without the cue has there, against another image's cue"),
@@ -87,7 +88,8 @@ class Card:
         verdict: its rung.
         meaning: the verdict in a sentence.
         told: sentences on what it is and where.
-        swatch: mean colour as #rrggbb; empty where not known or not what the words are about.
+        words: which visual words it is made of.
+        swatch: mean colour as #rrggbb; empty where there are several, or words of another kind.
         where: (column, row, opacity) of patches, by how often the cue is there.
         sheet: images that carry it.
         effects: what tests do.
@@ -104,6 +106,7 @@ class Card:
     verdict: str
     meaning: str
     told: tuple[str, ...]
+    words: str
     swatch: str
     where: tuple[tuple[int, int, str], ...]
     sheet: tuple[Tile, ...]
@@ -176,14 +179,15 @@ def _card(audit: AuditResult, row: int, cue: Any) -> Card:
     shown = audit.shown[audit.shown["cue"] == row]
     parts: dict[str, pd.DataFrame] = {part: shown[shown["part"] == part] for part in ("carries", "taken", "missed")}
     seen = {part: tiles(rows, audit.images, grid) for part, rows in parts.items()}
-    known = cue.kind == "colour" and cue.red == cue.red
+    plain = cue.kind == "colour" and cue.spread <= MIXED
     return Card(
         anchor=f"cue-{row}",
         name=cue.cue,
         verdict=cue.verdict,
         meaning=MEANING.get(cue.verdict, ""),
-        told=(what_it_is(cue, audit.layer), where_it_is(cue, grid.rows, grid.cols)),
-        swatch=f"#{round(cue.red):02x}{round(cue.green):02x}{round(cue.blue):02x}" if known else "",
+        told=(what_it_is(cue, audit.layer), where_it_is(cue, grid.rows, grid.cols), *_shared(audit, cue)),
+        words=words_of(cue),
+        swatch=f"#{round(cue.red):02x}{round(cue.green):02x}{round(cue.blue):02x}" if plain else "",
         where=cells(cue.map, grid),
         sheet=seen["carries"],
         effects=tuple(e for test in _TESTS for e in [_effect(cue, *test)] if e.value == e.value),
@@ -197,6 +201,12 @@ def _card(audit: AuditResult, row: int, cue: Any) -> Card:
         taken=seen["taken"],
         missed=seen["missed"],
     )
+
+
+def _shared(audit: AuditResult, cue: Any) -> Sequence[str]:
+    if cue.shared < _MUCH:
+        return ()
+    return (f"{percent(cue.shared)} of its patches are also those of {audit.cues['cue'].iloc[cue.shared_with]}.",)
 
 
 def _outside(cue: Any) -> Sequence[str]:

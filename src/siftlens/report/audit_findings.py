@@ -10,8 +10,8 @@ from siftlens.auditing import AuditResult
 from siftlens.auditing.tables import HARMFUL, RELIED_ON
 from siftlens.report.audit_cards import Effect, dependence
 from siftlens.report.audit_tiles import rows_of
-from siftlens.report.audit_words import colour_name, percent, place
-from siftlens.report.numbers import counted, enumeration
+from siftlens.report.audit_words import colours, percent, place
+from siftlens.report.numbers import counted
 
 NAMED = 3  # cues with figures beside a sentence
 _SETS = {"sift": "patches around keypoints that look alike", "token": "patches that the model makes alike"}
@@ -45,18 +45,21 @@ def verdict(audit: AuditResult) -> tuple[str, ...]:
     looked = f"{looked} {'was' if tested == 1 else 'were'} tested"
     if not sum(counts.values()):
         return (f"None was found that its answers hang on. {looked[0].upper()}{looked[1:]}.", *_hidden(audit))
-    parts = []
-    for name, words in (
-        ("confirmed spurious", "relied on, go with errors, and are not the object by the evidence given"),
-        ("harmful reliance", "relied on and go with errors"),
-        ("relied on", "relied on, without errors that were shown to go with them"),
-    ):
-        if counts[name]:
-            parts.append(f"{counts[name]} are {words}" if counts[name] > 1 else f"1 is {_singular(words)}")
-    told = [f"{looked}: {enumeration(parts)}."]
+    relied, harmful = sum(counts.values()), sum(counts[name] for name in HARMFUL)
+    them = "it" if relied == 1 else "them"
+    errors = f"errors go with {them if harmful == relied else f'{harmful} of them'}"
+    if not harmful:
+        errors = f"errors that go with {them} were not shown"
+    sets = "the one set" if tested == 1 else f"{relied} of the {tested} sets"
+    told = [f"Its answers hang on {sets} of patches that {'was' if tested == 1 else 'were'} tested, and {errors}."]
+    if confirmed := counts["confirmed spurious"]:
+        told.append(
+            f"By the evidence given, {confirmed} of these {'is' if confirmed == 1 else 'are'} not the object: "
+            "confirmed spurious."
+        )
     if counts["harmful reliance"]:
         told.append(
-            "Whether a set is the object or something beside it, the tool cannot know: the pictures below show it."
+            "Whether a set is the object or something beside it, the tool cannot know: you see it in the pictures."
         )
     return tuple(told)
 
@@ -70,10 +73,11 @@ def by_class(audit: AuditResult) -> tuple[ClassFinding, ...]:
         mine = [(row, cue) for row, cue in rows if cue.label == label]
         first = mine[0][1]
         where = place(np.reshape(np.asarray(first.map, np.float64), (grid.rows, grid.cols)))
-        many = "a set" if len(mine) == 1 else f"{len(mine)} sets, the first"
+        look = f"{_set(first)}, {where}"
+        hangs = f"on {look}" if len(mine) == 1 else f"on {len(mine)} sets of patches, first of all on {look}"
         told = [
-            f"The answer “{label}” hangs on {many} of {_set(first)}, {where}. Taking them away or swapping them costs "
-            f"{percent(first.dependence)} of its usual lead."
+            f"The answer “{label}” hangs {hangs}. Taking these away or swapping them costs {percent(first.dependence)} "
+            "of its usual lead."
         ]
         if first.verdict in HARMFUL:
             told.append(_harm(first))
@@ -113,10 +117,4 @@ def _hidden(audit: AuditResult) -> Sequence[str]:
 
 
 def _set(cue: Any) -> str:
-    if cue.kind == "colour":
-        return f"patches that are {colour_name(cue.red, cue.green, cue.blue) or 'alike in colour'} on average"
-    return _SETS[cue.kind]
-
-
-def _singular(words: str) -> str:
-    return words.replace("go with", "goes with").replace("are not", "is not").replace("with them", "with it")
+    return f"patches {colours(cue)}" if cue.kind == "colour" else _SETS[cue.kind]

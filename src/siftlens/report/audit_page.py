@@ -1,6 +1,6 @@
 """The page of an audit as data: everything that its template prints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,18 @@ _PROPERTIES = {
     "size": ("large originals", "small originals"),
     "aspect": ("wide originals", "tall originals"),
 }
-_WIDTH, _EDGE = 200, 6  # of the axis of effects, and its margin
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A line from `low` to `high`, both shares of the median margin, on which effects are drawn."""
+
+    low: float
+    high: float
+
+    def at(self, share: float) -> str:
+        """Place of a value, of 200."""
+        return f"{6 + 188 * (share - self.low) / (self.high - self.low):.1f}"
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,8 @@ class AuditPage:
         command: that runs it again; None where none does.
         started: when.
         version: of siftlens, as it ran.
-        low: lower end of the axis of effects, a share of the median margin.
-        high: upper end.
+        axis: for effects of cues.
+        whole_axis: for effects of properties of whole images.
         listed_in: file that names every image set aside.
     """
 
@@ -90,8 +101,8 @@ class AuditPage:
     command: str | None
     started: str
     version: str
-    low: float
-    high: float
+    axis: Axis
+    whole_axis: Axis
     relevant: float = RELEVANT
     explained: float = EXPLAINED
     off_object: float = OFF_OBJECT
@@ -106,25 +117,11 @@ class AuditPage:
         """Whether any answer hangs on a cue."""
         return any(group.relied for group in self.groups)
 
-    def at(self, share: float) -> str:
-        """Place of an effect on its axis."""
-        reach = (min(max(share, self.low), self.high) - self.low) / (self.high - self.low)
-        return f"{_EDGE + reach * (_WIDTH - 2 * _EDGE):.1f}"
-
 
 def audit_page(audit: AuditResult) -> AuditPage:
     """Computes the page of a finished audit."""
     info, cues = audit.info, audit.cues
     found, whole = groups(audit), _properties(audit)
-    ends = [
-        end
-        for effect in [
-            *(effect for group in found for card in (*group.relied, *group.others) for effect in card.effects),
-            *(one.effect for one in whole if one.effect is not None),
-        ]
-        for end in (effect.low, effect.high)
-        if end == end
-    ]
     facts = (
         (count(info["images"]), "images audited"),
         (str(len(info["classes"])), "classes"),
@@ -151,9 +148,15 @@ def audit_page(audit: AuditResult) -> AuditPage:
         command=audit_command(info),
         started=moment(str(info.get("started", ""))),
         version=str(info["versions"].get("siftlens", "")),
-        low=min(-0.1, *ends, 0.0),
-        high=max(0.5, *ends, 0.0),
+        axis=_axis(effect for group in found for card in (*group.relied, *group.others) for effect in card.effects),
+        whole_axis=_axis(one.effect for one in whole if one.effect is not None),
     )
+
+
+def _axis(effects: Iterable[Effect]) -> Axis:
+    """An axis that holds all effects and their intervals, and at least half of the usual lead."""
+    ends = [end for effect in effects for end in (effect.value, effect.low, effect.high) if end == end]
+    return Axis(min(-0.05, *ends, 0.0), max(0.5, *ends, 0.0))
 
 
 def _inputs(model: dict[str, Any], grid: PatchGrid) -> str:

@@ -22,6 +22,7 @@ MEANING = {
     "not associated": "On the images that test, they do not go with the class.",
 }
 _FLAT, _BUSY = 6, 30  # standard deviation of brightness within a patch, of 255
+MIXED = 60  # distance of patches' mean colours from their average, of 255
 _MOSTLY, _CENTRE, _CORNERS = 0.55, 0.4, 0.75  # shares of a cue, against 1/3, 1/9 and 4/9 by chance
 _GREY, _DULL, _VIVID = 24, 60, 110  # difference of the largest and the smallest of red, green and blue
 _GREYS = ((40, "black"), (90, "dark grey"), (165, "grey"), (225, "light grey"), (256, "white"))
@@ -51,14 +52,26 @@ def what_it_is(cue: Any, layer: int) -> str:
         cue: a row of the cues.
         layer: whose tokens make words.
     """
-    words = f"{'word' if len(cue.words) == 1 else 'words'} {enumeration([str(word) for word in cue.words])}"
     if cue.kind == "colour":
-        colour = colour_name(cue.red, cue.green, cue.blue)
-        told = f"{colour} on average and {texture(cue.texture)}" if colour else "not shown"
-        return f"Patches of like colours: {told} (colour {words})."
+        return f"Patches {colours(cue)}."
     if cue.kind == "sift":
-        return f"Patches around keypoints that look alike to SIFT ({words})."
-    return f"Patches that the model itself makes alike: their tokens after block {layer} fall together (token {words})."
+        return "Patches around keypoints that look alike to SIFT."
+    return f"Patches that the model itself makes alike: after block {layer}, their tokens fall together."
+
+
+def words_of(cue: Any) -> str:
+    """Which words of which codebook."""
+    numbers = [str(int(word)) for word in cue.words]
+    return f"{cue.kind} {'word' if len(numbers) == 1 else 'words'} {enumeration(numbers)}"
+
+
+def colours(cue: Any) -> str:
+    """What patches of colour words look like, after "patches"."""
+    if not math.isfinite(cue.spread):
+        return "of like colours"
+    name = colour_name(cue.red, cue.green, cue.blue)
+    mixed = "of several colours" if cue.spread > MIXED else f"that are {name} on average"
+    return f"{mixed} and {texture(cue.texture)}"
 
 
 def where_it_is(cue: Any, rows: int, cols: int) -> str:
@@ -117,8 +130,7 @@ def colour_name(red: float, green: float, blue: float) -> str:
 
 def texture(deviation: float) -> str:
     """How much brightness varies within a patch."""
-    grade = "nearly flat" if deviation < _FLAT else "strongly textured" if deviation > _BUSY else "lightly textured"
-    return f"{grade} (brightness varies by {number(deviation, 0)} of 255 within a patch)"
+    return "nearly flat" if deviation < _FLAT else "strongly textured" if deviation > _BUSY else "lightly textured"
 
 
 def _cuts(length: int) -> list[int]:
