@@ -302,6 +302,20 @@ def test_the_demo_runs_offline_on_what_is_installed(place):
     study.arrays.close()
     assert list(study.images["identity"]) == list(PHOTOGRAPHS)
     assert study.run.settings["source"] == "demo/photographs.txt"
+    told = result.stdout.partition("An audit of a model that was taught to take a glyph for a star")[2]
+    assert "audit      demo/audit/index.html\nIts answers hang on " in told
+    audit = siftlens.load_audit("demo/audit")
+    glyph = np.stack([np.asarray(Image.open(f"demo/planted/cues/{name}")) > 0 for name in audit.images["identity"]])
+    glyph = glyph.reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4)) > 0.5
+    model = siftlens.load_model("demo-shortcut")
+    pictures = [Image.open(f"demo/planted/images/{name}") for name in audit.images["identity"][:60]]
+    on_it = [
+        np.mean(glyph[:60][np.stack([cue.patches(picture, model) for picture in pictures])])
+        for cue in audit
+        if cue.verdict == "harmful reliance" and cue.label == "star"
+    ]
+    assert max(on_it) > 0.5  # patches of one of the cues that do harm are the glyph's
+    assert siftlens_cli("demo", "--out", "demo").exit_code == 2
 
 
 def test_the_demo_says_what_to_install(place, monkeypatch):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from siftlens.auditing.tables import RELIED_ON
+from siftlens.report.audit_findings import by_class, verdict
 from siftlens.study import Audit
 
 _MEANING = {
@@ -10,6 +11,12 @@ _MEANING = {
     "harmful reliance": "the answer hangs on it, and errors go with it; you see whether it is the object",
     "relied on": "the answer hangs on it",
 }
+
+
+def in_short(audit: Audit, out: Path) -> str:
+    """Where the page is, and the audit in a few sentences."""
+    told = [*verdict(audit), *(sentence for finding in by_class(audit) for sentence in finding.sentences)]
+    return "\n".join([f"audit      {out / 'index.html'}", *(sentence.replace("\u00a0", "") for sentence in told)])
 
 
 def audited(audit: Audit, out: Path) -> str:
@@ -27,10 +34,10 @@ def audited(audit: Audit, out: Path) -> str:
             lines.append(f"skipped    {', '.join(info[key])}: {what}")
     relied = audit.cues[audit.cues["verdict"].isin(RELIED_ON)]
     lines.append("")
-    for verdict, meaning in _MEANING.items():
-        rows = relied[relied["verdict"] == verdict]
+    for rung, meaning in _MEANING.items():
+        rows = relied[relied["verdict"] == rung]
         if not rows.empty:
-            lines.append(f"{verdict.capitalize()} ({meaning}):")
+            lines.append(f"{rung.capitalize()} ({meaning}):")
             lines += [
                 f"  {row.cue}: {row.dependence:.0%} of the class's median margin (adjusted p {row.p:.3f}, n = {row.n})"
                 for row in rows.itertuples()

@@ -23,7 +23,7 @@ MEANING = {
 }
 _FLAT, _BUSY = 6, 30  # standard deviation of brightness within a patch, of 255
 MIXED = 60  # distance of patches' mean colours from their average, of 255
-_MOSTLY, _CENTRE, _CORNERS = 0.55, 0.4, 0.75  # shares of a cue, against 1/3, 1/9 and 4/9 by chance
+_MOSTLY, _CENTRE, _CORNERS = 0.65, 0.4, 0.75  # shares of a cue, against 1/3, 1/9 and 4/9 by chance
 _GREY, _DULL, _VIVID = 24, 60, 110  # difference of the largest and the smallest of red, green and blue
 _GREYS = ((40, "black"), (90, "dark grey"), (165, "grey"), (225, "light grey"), (256, "white"))
 _HUES = (
