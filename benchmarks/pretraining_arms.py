@@ -1,6 +1,7 @@
-"""The arms of the study of guided pre-training, and what a step of each costs by arithmetic."""
+"""The arms of the study of guided pre-training, its images, and what a step of each arm costs by arithmetic."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ BASE = PretrainSettings(
     source=128,
     epochs=10,
     batch_size=64,
-    learning_rate=2e-3,
+    learning_rate=4e-3,  # by `tune`
     decoder=DecoderSettings(64, 2, 2),  # lean: half as wide, half as deep
 )
 GUIDED = MaskPolicy("keypoint-high")
@@ -34,6 +35,15 @@ ARMS: dict[str, dict[str, Any]] = {
 def settings_of(arm: str, *, epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:
     """What a run computes."""
     return replace(BASE, epochs=epochs, seed=seed, **ARMS[arm])
+
+
+def some_images(folder: Path, limit: int, listed: Path) -> str:
+    """A text file that names some of a folder's images, spread evenly."""
+    paths = sorted(folder.rglob("*.jpg"))
+    chosen = paths[:: max(1, len(paths) // limit)][:limit]
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.write_text("\n".join(str(path.absolute()) for path in chosen) + "\n")
+    return str(listed)
 
 
 def flops_per_step(settings: PretrainSettings) -> float:

@@ -32,7 +32,7 @@ import timm
 from torch import nn
 
 import machine
-from pretraining_arms import ARMS, BASE, flops_per_step, settings_of
+from pretraining_arms import ARMS, BASE, flops_per_step, settings_of, some_images
 from siftlens.data import Preprocessing, atomic_path
 from siftlens.keypoints import KeypointStore
 from siftlens.models import LoadedModel, hash_weights
@@ -82,14 +82,9 @@ class Study:
 
     def images(self, split: str) -> Path | str:
         """The folder of a split; of a trial, a list of some of its images."""
-        folder = self.data / split
         if self.limit is None:
-            return folder
-        listed = self.work / f"{split}.txt"
-        paths = sorted(folder.rglob("*.jpg"))
-        chosen = paths[:: max(1, len(paths) // self.limit)][: self.limit]
-        listed.write_text("\n".join(str(path.absolute()) for path in chosen) + "\n")
-        return str(listed)
+            return self.data / split
+        return some_images(self.data / split, self.limit, self.work / f"{split}.txt")
 
     @cached_property
     def squares(self) -> HeldImages:
