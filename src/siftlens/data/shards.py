@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedIOBase, BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
 
 from siftlens.core import InputError
@@ -32,7 +32,7 @@ def is_shard(path: Path) -> bool:
     return path.suffix.lower() == ".tar"
 
 
-def opened(source: Path | Member) -> BufferedIOBase:
+def opened(source: Path | Member) -> BufferedReader | BytesIO:
     """A file, or a file within a tar file, to be read.
 
     Raises:
