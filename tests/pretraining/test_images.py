@@ -1,5 +1,7 @@
 """Images held as squares, and keypoints of them in a file that has to fit."""
 
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,3 +108,17 @@ def test_keypoints_of_other_images_or_settings_are_refused(folder, tmp_path):
     (folder / "b" / "01.png").rename(folder / "b" / "new.png")
     with pytest.raises(InputError, match=r"the first, b/new\.png, is not in it"):
         in_order_of(store, hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill"))
+
+
+def test_shards_are_held_as_the_folder_that_went_into_them(folder, tmp_path):
+    shard = tmp_path / "shards" / "photos.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as archive:
+        archive.add(folder, arcname=".")
+    whole = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
+    held = hold(shard, Shrinking(SIDE, SIDE), spill=tmp_path / "spill", workers=2)
+    assert [name.removeprefix("photos.tar/./") for name in held.identities] == list(whole.identities)
+    assert held.contents == whole.contents
+    assert held.groups == whole.groups
+    store, _ = detect_images(shard, tmp_path / "keypoints", side=SIDE, workers=2)
+    assert in_order_of(store, held).tolist() == list(range(10))
