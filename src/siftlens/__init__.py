@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from siftlens.keypoints import Keypoints, detect
     from siftlens.models import load_model
     from siftlens.patchmaps import concentration
-    from siftlens.prompting import Policy, prompt
+    from siftlens.prompting import Policy, load_prompted, prompt, prompted
     from siftlens.study import Audit, Study, analyze, audit, compare, load_audit, load_study
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOME = {
     "keypoints": ["Keypoints", "detect"],
     "models": ["load_model"],
     "patchmaps": ["concentration"],
-    "prompting": ["Policy", "prompt"],
+    "prompting": ["Policy", "load_prompted", "prompt", "prompted"],
     "study": ["Audit", "Study", "analyze", "audit", "compare", "load_audit", "load_study"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -67,8 +67,10 @@ __all__ = [
     "detect",
     "load_audit",
     "load_model",
+    "load_prompted",
     "load_study",
     "prompt",
+    "prompted",
     "read_attention",
 ]
 

@@ -33,7 +33,7 @@ def as_loaded(
     if isinstance(model, LoadedModel):
         if size is not None:
             raise InputError("a loaded model has its input size already; pass size to load_model instead")
-        return model if normalize == AS_LOADED else replace(model, normalization=_normalization(normalize))
+        return model if normalize == AS_LOADED else replace(model, normalization=normalization_of(normalize))
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch module, or a model from load_model, got {type(model).__qualname__}")
     if normalize == AS_LOADED:
@@ -48,12 +48,17 @@ def as_loaded(
         spec=f"{type(model).__module__}.{name}",
         name=name,
         preprocessing=Preprocessing(height, width),
-        normalization=_normalization(normalize),
+        normalization=normalization_of(normalize),
         weights_hash=hash_weights(model),
     )
 
 
-def _normalization(normalize: Normalize) -> Normalization | None:
+def normalization_of(normalize: Normalize) -> Normalization | None:
+    """What a caller says of a model's input.
+
+    Raises:
+        InputError: an unknown name, or no pair of three numbers each.
+    """
     if normalize is None:
         return None
     if isinstance(normalize, str):

@@ -61,7 +61,10 @@ class Prompting:
     def expect_forward(self) -> None:
         """Refuse a context in which nothing was prompted."""
         if not self._passes:
-            raise CaptureError("no forward pass of the model ran inside the prompt; call model(images) in it")
+            raise CaptureError(
+                "no forward pass of the model ran inside the prompt; call model(images) in it, and not from code that was "
+                "compiled before"
+            )
 
     @property
     def _aside(self) -> bool:

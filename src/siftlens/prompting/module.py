@@ -1,0 +1,196 @@
+"""`prompted`: a model under a policy for good, as a module that computes its own maps."""
+
+import json
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from siftlens.attention.trial import on_trial
+from siftlens.auditing import AuditResult, storage
+from siftlens.core import InputError, StudyError
+from siftlens.data import Normalization, as_pixels, atomic_path
+from siftlens.models import LoadedModel
+from siftlens.models.checkpoints import hash_weights
+from siftlens.models.given import AS_LOADED, Normalize, normalization_of
+from siftlens.prompting.context import prompt
+from siftlens.prompting.maps import cue_rows, expect_grid, mixed_maps
+from siftlens.prompting.plan import Plan
+from siftlens.prompting.policy import Policy
+
+FORMAT = 1
+_INFO, _AUDIT = "prompt.json", "audit"
+
+
+class Prompted(nn.Module):
+    """A model under a policy; stands where the model stood. Made by `siftlens.prompted`.
+
+    Inside `torch.compile` it runs eagerly, apart from the graph.
+
+    Attributes:
+        model: the model, unchanged.
+        policy: what is done to it.
+        audit: whose cues it suppresses; None without cues.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        policy: Policy,
+        normalization: Normalization | None,
+        audit: AuditResult | None,
+        weights_hash: str,
+    ):
+        super().__init__()
+        self.model, self.policy, self.audit = model, policy, audit
+        self._normalization, self._weights_hash = normalization, weights_hash
+        self._plan: Plan | None = None
+        self.train(model.training)
+
+    @torch.compiler.disable
+    def forward(self, x: Float[Tensor, "image 3 height width"]) -> Any:
+        """What the model returns for these images under the policy.
+
+        Args:
+            x: as the model takes them.
+
+        Raises:
+            InputError: x is not what the normalisation says; cues of another grid.
+            CaptureError: the model cannot be prompted.
+        """
+        if on_trial() or self.policy.does_nothing:
+            return self.model(x)
+        with prompt(self.model, self.policy, self.maps(x), plan=self._plan):
+            return self.model(x)
+
+    @torch.no_grad()
+    def maps(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch"]:
+        """The maps of these images, higher = keep."""
+        if self._plan is None or not self._plan.fits(x):
+            self._plan = Plan(self.model, (x,), {})
+        plan, mixture, audit = self._plan, self.policy.maps, self.audit
+        tokens = None
+        if mixture.cues and audit is not None:
+            expect_grid(audit, plan.layout.grid)
+            if "token" in set(audit.cues["kind"].iloc[list(cue_rows(audit, mixture))]):
+                with plan.access.read(audit.layer) as read:
+                    self.model(x)
+                tokens = read[0]
+        return mixed_maps(self._pixels(x), plan.layout.grid, mixture, audit, tokens).to(x.device)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the prompt, without the model's weights: prompt.json, and the audit's cues in a folder beside it.
+
+        Raises:
+            InputError: the folder holds a prompt already, or cannot be written.
+        """
+        folder = Path(folder)
+        if (folder / _INFO).exists():
+            raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")
+        audit = self.audit
+        if audit is not None:
+            nothing = {name: getattr(audit, name).iloc[:0] for name in ("images", "shown", "pictures")}
+            storage.save(replace(audit, **nothing), folder / _AUDIT)
+        normalization = None if self._normalization is None else asdict(self._normalization)
+        whole = {
+            "format": FORMAT,
+            "policy": json.loads(self.policy.to_json()),
+            "normalization": normalization,
+            "weights_hash": self._weights_hash,
+            "audit": audit is not None,
+        }
+        with atomic_path(folder / _INFO) as path:
+            path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+    def _pixels(self, x: Tensor) -> list[UInt8[np.ndarray, "height width 3"]]:
+        """The images before normalisation."""
+        x = x.float()
+        if self._normalization is not None:
+            mean, std = (
+                x.new_tensor(values)[:, None, None] for values in (self._normalization.mean, self._normalization.std)
+            )
+            x = x * std + mean
+        return [as_pixels(image) for image in x]
+
+
+def prompted(
+    model: nn.Module | LoadedModel,
+    policy: Policy,
+    *,
+    normalize: Normalize = AS_LOADED,
+    audit: AuditResult | None = None,
+) -> Prompted:
+    """A module that stands where the model stood and computes its own maps from pixels, as `policy.maps` says.
+
+    Args:
+        model: a vision transformer in evaluation mode, or one from `siftlens.load_model`.
+        policy: what is done to it.
+        normalize: what the model expects of pixels in [0, 1], as for `siftlens.analyze`; not needed for a loaded model.
+        audit: of this model, where the maps are made of its cues.
+
+    Raises:
+        InputError: a normalisation that is missing or unknown; cues without an audit, or an audit of another model.
+
+    Example:
+        >>> better = siftlens.prompted(model, policy, normalize="imagenet", audit=audit)
+        >>> logits = better(images)
+        >>> better.save("out/prompt")
+    """
+    module = model.module if isinstance(model, LoadedModel) else model
+    if normalize != AS_LOADED or not isinstance(model, LoadedModel):
+        normalization = normalization_of(normalize)
+    else:
+        normalization = model.normalization
+    weights_hash = model.weights_hash if isinstance(model, LoadedModel) else hash_weights(module)
+    if policy.maps.cues:
+        if audit is None:
+            raise InputError("the policy's maps are made of an audit's cues; pass audit=")
+        theirs = audit.info["model"]["weights_hash"]
+        if theirs != weights_hash:
+            raise InputError(
+                f"the audit is of a model with other weights ({theirs[:8]}, these are {weights_hash[:8]}); audit this one"
+            )
+        cue_rows(audit, policy.maps)
+    return Prompted(module, policy, normalization, audit if policy.maps.cues else None, weights_hash)
+
+
+def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -> Prompted:
+    """Read what `Prompted.save` wrote, for the model that it was made for.
+
+    Args:
+        folder: as written.
+        model: with the same weights.
+
+    Raises:
+        StudyError: missing, damaged, or written by a newer version.
+        InputError: the model has other weights.
+    """
+    folder = Path(folder)
+    if not (folder / _INFO).is_file():
+        raise StudyError(f"expected the folder of a prompt, but {folder} has no {_INFO}")
+    try:
+        whole = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+        if whole["format"] > FORMAT:
+            raise StudyError(
+                f"{folder / _INFO} has format {whole['format']}, this siftlens reads up to {FORMAT}; update siftlens"
+            )
+        policy, weights_hash = Policy.from_json(json.dumps(whole["policy"])), whole["weights_hash"]
+        given = whole["normalization"]
+        normalize = None if given is None else (tuple(given["mean"]), tuple(given["std"]))
+        has_audit = whole["audit"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, StudyError):
+            raise
+        raise StudyError(f"{folder} is damaged or cut off ({error}); copy it again") from error
+    found = prompted(model, policy, normalize=normalize, audit=storage.load(folder / _AUDIT) if has_audit else None)
+    if found._weights_hash != weights_hash:
+        raise InputError(
+            f"the prompt was made for other weights ({weights_hash[:8]}, these are {found._weights_hash[:8]}); "
+            "make one for this model"
+        )
+    return found
