@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
 import figures
 import machine
-from pretraining_arms import settings_of
+from pretraining_arms import ARMS, settings_of
 
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
