@@ -4,7 +4,7 @@ The balanced stage teaches the object, the biased one the shortcut: what comes o
 worth an audit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,20 +54,30 @@ def architecture(planted: Planted, recipe: Recipe) -> VisionTransformer:
 
 
 def trained(planted: Planted, recipe: Recipe, work: Path) -> VisionTransformer:
-    """Train a model, or take what an earlier call left in `work`; the first stage is shared by all correlations."""
+    """Train a model, or take what an earlier call left in `work`.
+
+    The first stage shows objects on scenes drawn by lot and no artefact: one for all cues and correlations.
+    """
     torch.manual_seed(planted.seed)
     model = architecture(planted, recipe)
-    sizes = f"{planted.size}-{recipe.patch}-{recipe.width}-{recipe.depth}-{recipe.balanced}"
-    name = f"{type(planted.material).__name__}-{planted.cue}-{planted.seed}-{sizes}"
-    for split, count, ending in (
-        ("balanced", recipe.balanced, ""),
-        ("biased", recipe.biased, f"-{recipe.biased}-{planted.correlation}"),
-    ):
-        path = work / f"{name}{ending}.safetensors"
+    stem = (
+        f"{type(planted.material).__name__}-{planted.seed}-{planted.size}-{recipe.patch}-{recipe.width}-{recipe.depth}"
+    )
+    stages = (
+        (replace(planted, cue="scene"), "balanced", recipe.balanced, f"{stem}-{recipe.balanced}"),
+        (
+            planted,
+            "biased",
+            recipe.biased,
+            f"{stem}-{recipe.balanced}-{recipe.biased}-{planted.cue}-{planted.correlation}",
+        ),
+    )
+    for images, split, count, name in stages:
+        path = work / f"{name}.safetensors"
         if path.exists():
             model.load_state_dict(load_file(path))
             continue
-        _train(model, planted, split, count)
+        _train(model, images, split, count)
         with atomic_path(path) as target:
             save_file(model.state_dict(), target)
     return model.eval().requires_grad_(False)

@@ -15,7 +15,7 @@ from siftlens.models.given import as_loaded
 PICTURES = pictures(60)
 
 
-def measured(model, there=None):
+def measured(model, there=None, neutral=None):
     source = open_images([picture.pixels for picture in PICTURES])
     loaded = as_loaded(model.eval(), source, None, None)
     blank = torch.zeros(1, 3, ROWS * SIDE, COLS * SIDE)
@@ -27,6 +27,7 @@ def measured(model, there=None):
         TokenAccess(model, layout, blank),
         layout.grid,
         there,
+        ~there if neutral is None else neutral,
         *(np.flatnonzero(part) for part in (mine & carries, ~carries, ~mine & ~carries)),
         logit=1,
         most=256,
@@ -51,6 +52,21 @@ def test_what_any_patch_does_is_no_effect_of_the_cue():
     """Fails without the control: to lose two tokens, whichever, costs 2 / 35 of 40."""
     effects = measured(Leaning(on_object=0, on_cue=0, on_count=40))
     assert np.abs(effects.removal).max() < 0.01
+
+
+def test_the_control_spares_what_goes_with_the_class():
+    """Fails where the control may take the object, which counts for more than the cue."""
+    model = Leaning(on_object=4, on_cue=1)
+    neutral = np.array([~(picture.cue_map | picture.object_map).ravel() for picture in PICTURES])
+    spared, taken = measured(model, neutral=neutral).removal, measured(model).removal
+    assert spared.mean() == pytest.approx(2 * 190 / 255, rel=0.15)
+    assert taken.mean() < spared.mean() - 0.1
+
+
+def test_without_neutral_patches_any_others_are_the_control():
+    none = measured(Leaning(on_object=0, on_cue=2), neutral=np.zeros((60, ROWS * COLS), bool))
+    np.testing.assert_array_equal(none.removal, measured(Leaning(on_object=0, on_cue=2)).removal)
+    assert len(none.images) > 20
 
 
 def test_a_cue_that_fills_the_image_leaves_no_room():
@@ -82,6 +98,7 @@ def test_of_a_large_cue_the_rest_does_not_stand_in():
         TokenAccess(model, layout, blank),
         layout.grid,
         there,
+        ~there,
         everything,
         everything[:0],
         everything[:0],

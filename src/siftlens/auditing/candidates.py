@@ -12,7 +12,7 @@ from siftlens.auditing.inference import rank_z
 from siftlens.core import PatchGrid
 
 PER_CLASS = 5
-CLEAR = 2.0  # standard errors, for a word to be looked at
+CLEAR = 2.0  # standard errors, for a word or a cue to be looked at
 _FULL = 0.95  # share of the patches from which a cue is taken only where there is no smaller one
 _SAME_PLACE = 0.75  # overlap of two cues, over their union, from which the weaker one goes
 
@@ -24,6 +24,8 @@ class Candidate:
     Attributes:
         kind: of the words.
         words: their numbers.
+        associated: all words of this kind that go with the class, the cue's own among them; no control removes them,
+            for the object may be among them.
         label: index of the class.
         threshold: share of the patches from which an image carries the cue.
         association: rank-sum z of that share, class against the others (discover).
@@ -34,6 +36,7 @@ class Candidate:
 
     kind: str
     words: tuple[int, ...]
+    associated: tuple[int, ...]
     label: int
     threshold: float
     association: float
@@ -44,6 +47,10 @@ class Candidate:
     def patches(self, words: Int[np.ndarray, "*images patch"]) -> Bool[np.ndarray, "*images patch"]:
         """Where the cue is, given the words of its kind."""
         return np.isin(words, self.words)
+
+    def neutral(self, words: Int[np.ndarray, "*images patch"]) -> Bool[np.ndarray, "*images patch"]:
+        """Patches that may stand for it in a control."""
+        return ~np.isin(words, self.associated)
 
 
 def find_candidates(
@@ -81,8 +88,7 @@ def _of_class(
         numbers = np.arange(of_kind.max() + 1)
         shares = np.stack([(of_kind == number).mean(axis=1) for number in numbers], axis=1)
         z = rank_z(shares, mine)
-        use = np.array([_t(_attributed(of_kind[mine] == number, attribution[mine])) for number in numbers])
-        kept = np.flatnonzero((z > CLEAR) & (use > CLEAR))
+        kept = np.flatnonzero(z > CLEAR)
         for node in _tree(kept, of_kind, shares, labels, grid):
             there = np.isin(of_kind, node)
             share = there.mean(axis=1)
@@ -90,6 +96,7 @@ def _of_class(
             yield Candidate(
                 kind=kind,
                 words=tuple(int(number) for number in node),
+                associated=tuple(int(number) for number in kept),
                 label=label,
                 threshold=_threshold(share, mine),
                 association=float(rank_z(share[:, None], mine)[0]),

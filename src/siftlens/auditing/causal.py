@@ -2,12 +2,13 @@
 
 Each effect compares two versions of an image that are alike but for the cue.
 
-removal: a blob of the cue goes, or a blob of as many other patches: at most a quarter of the image, and half of those
-others, so that the control does not take the object away. The rest of the cue goes with both, for of a scene, what is
-left would stand in for the blob.
+removal: a blob of the cue goes, or a blob of as many neutral patches: at most a quarter of the image, and half of the
+neutral ones. Neutral are those whose words do not go with the class, for others may be the object, next to which
+nothing would matter; where there are none, any others. The rest of the cue goes with both: of a scene, what is left
+would stand in for the blob.
 swap: the cue is replaced by what an image without the cue has at the same places, or by what one of the class with the
 cue has there, which is cue again.
-transplant: a blob of the cue, or of as many other patches of the same donor, is put into an image of another class.
+transplant: a blob of the cue, or of as many neutral patches of the same donor, is put into an image of another class.
 """
 
 from collections.abc import Iterator
@@ -37,11 +38,11 @@ class Effects:
 
     Attributes:
         images: places of the images of the class that carry the cue and leave room for a control.
-        removal: margin without the other patches, minus margin without the cue's.
+        removal: margin without as many neutral patches, minus margin without the cue's.
         swap: margin with the cue of another image, minus margin with patches from an image that does not carry it; NaN
             where no other image has the cue at the same places.
         receiving: places of images of other classes, without the cue.
-        transplant: margin with patches of the cue from a donor, minus margin with as many other patches of the donor.
+        transplant: margin with patches of the cue from a donor, minus margin with as many neutral patches of the donor.
         passes: forward passes that it took, each as a share of one of whole images.
     """
 
@@ -58,6 +59,7 @@ def measure_cue(
     access: TokenAccess,
     grid: PatchGrid,
     there: Bool[np.ndarray, "image patch"],
+    neutral: Bool[np.ndarray, "image patch"],
     carrying: Int[np.ndarray, " carrier"],
     donors: Int[np.ndarray, " donor"],
     receiving: Int[np.ndarray, " other"],
@@ -72,6 +74,7 @@ def measure_cue(
         access: to the model's tokens.
         grid: the patches.
         there: where the cue is, in every image of the sample.
+        neutral: patches that may stand for it in a control.
         carrying: images of the class that carry the cue.
         donors: images that do not carry it.
         receiving: images of other classes that do not carry it.
@@ -79,7 +82,7 @@ def measure_cue(
         most: images that it may be tested on, and half as many that it may be put into.
         seed: of the blobs and donors.
     """
-    tests = _Tests(reader, access, grid, there, logit, seed)
+    tests = _Tests(reader, access, grid, there, neutral, logit, seed)
     images = carrying[[tests.cut(image) is not None for image in carrying.tolist()]][:most]
     removal = np.zeros(len(images))
     for part in tests.parts(images):
@@ -105,7 +108,7 @@ class _Cut:
     Attributes:
         gone: patches that removal takes away from both versions.
         part: a blob of the cue.
-        others: blobs of as many other patches, one for each control.
+        others: blobs of as many neutral patches, one for each control.
     """
 
     gone: Bool[np.ndarray, " patch"]
@@ -119,6 +122,7 @@ class _Tests:
     access: TokenAccess
     grid: PatchGrid
     there: Bool[np.ndarray, "image patch"]
+    neutral: Bool[np.ndarray, "image patch"]
     logit: int
     seed: int
     passes: float = 0.0
@@ -126,15 +130,21 @@ class _Tests:
     def cut(self, image: int) -> _Cut | None:
         """Which patches go; None where the cue leaves no room for a control."""
         cue, patches, random = self.there[image], self.grid.patches, self._random("blobs", image)
-        # A few other patches go with the cue, so that images share a length.
+        # A few neutral patches go with the cue, so that images share a length.
         spare = -int(cue.sum()) % max(1, patches // _STEPS)
-        left = ~cue & ~self._blob(~cue, min(spare, int((~cue).sum())), random)
+        left = self.neutral[image] & ~cue
+        if int(left.sum()) < spare + 2:
+            left = ~cue  # stricter: the object may be among them
+        if int(left.sum()) < spare:
+            return None
+        extra = self._blob(left, spare, random)
+        left &= ~extra
         size = min(int(cue.sum()), int(left.sum()) // 2, max(1, patches // 4))
-        if size == 0 or int((~cue).sum()) < spare:
+        if size == 0:
             return None
         part = self._blob(cue, size, random)
         others = tuple(self._blob(left, size, random) for _ in range(_CONTROLS))
-        return _Cut(~left & ~part, part, others)
+        return _Cut(extra | (cue & ~part), part, others)
 
     def parts(self, images: Int[np.ndarray, " image"]) -> Iterator[Int[np.ndarray, " image"]]:
         """Places in `images` of batches that share a length."""

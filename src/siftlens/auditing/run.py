@@ -111,7 +111,7 @@ class Run:
         properties, passes = screen(self.reader, sample, self.logit, medians, settings.seed)
         self.passes += passes
         effects = [
-            self._measure(candidate, place, i, len(found))
+            self._measure(candidate, place, candidate.neutral(seen.words[candidate.kind]), i, len(found))
             for i, (candidate, place) in enumerate(zip(found, there, strict=True))
         ]
         rows = self._rows(vocabulary, seen, found, there, effects, properties, medians)
@@ -235,7 +235,12 @@ class Run:
         return np.asarray(there.mean(axis=1) >= candidate.threshold)
 
     def _measure(
-        self, candidate: Candidate, there: Bool[np.ndarray, "image patch"], number: int, total: int
+        self,
+        candidate: Candidate,
+        there: Bool[np.ndarray, "image patch"],
+        neutral: Bool[np.ndarray, "image patch"],
+        number: int,
+        total: int,
     ) -> Effects:
         sample, confirm = self.sample, ~self.sample.discover
         carries, mine = self._carries(candidate, there), sample.labels == candidate.label
@@ -251,6 +256,7 @@ class Run:
             self.access,
             self.layout.grid,
             there,
+            neutral,
             carrying,
             donors,
             receiving,
