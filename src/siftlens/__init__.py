@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from siftlens.keypoints import Keypoints, detect
     from siftlens.models import load_model
     from siftlens.patchmaps import concentration
-    from siftlens.prompting import Policy, load_prompted, prompt, prompted
+    from siftlens.prompting import Policy, load_prompted, prompt, prompted, tune_prompt
     from siftlens.study import Audit, Study, analyze, audit, compare, load_audit, load_study
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOME = {
     "keypoints": ["Keypoints", "detect"],
     "models": ["load_model"],
     "patchmaps": ["concentration"],
-    "prompting": ["Policy", "load_prompted", "prompt", "prompted"],
+    "prompting": ["Policy", "load_prompted", "prompt", "prompted", "tune_prompt"],
     "study": ["Audit", "Study", "analyze", "audit", "compare", "load_audit", "load_study"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -72,6 +72,7 @@ __all__ = [
     "prompt",
     "prompted",
     "read_attention",
+    "tune_prompt",
 ]
 
 

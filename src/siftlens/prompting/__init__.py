@@ -6,6 +6,7 @@ from siftlens.prompting.context import Prompting, prompt
 from siftlens.prompting.maps import mixed_maps
 from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Bias, Contrast, Mixture, PixelMask, Policy, TokenChoice
+from siftlens.prompting.tune import tune_prompt
 
 if TYPE_CHECKING:
     from siftlens.prompting.module import Prompted, load_prompted, prompted
@@ -24,6 +25,7 @@ __all__ = [
     "mixed_maps",
     "prompt",
     "prompted",
+    "tune_prompt",
 ]
 
 

@@ -62,8 +62,8 @@ class Prompting:
         """Refuse a context in which nothing was prompted."""
         if not self._passes:
             raise CaptureError(
-                "no forward pass of the model ran inside the prompt; call model(images) in it, and not from code that was "
-                "compiled before"
+                "no forward pass of the model ran inside the prompt; call model(images) in it, and not from code "
+                "that was compiled before"
             )
 
     @property

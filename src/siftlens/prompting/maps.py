@@ -55,36 +55,44 @@ def mixed_maps(
             row += weights["gradient"] * _of_largest(np.sqrt(gradient))
             row += weights["centre"] * torch.from_numpy(centre).flatten()
     if weights["cues"]:
-        total -= weights["cues"] * torch.from_numpy(cue_patches(images, grid, mixture, audit, tokens)).float()
+        if audit is None:
+            raise InputError("the policy's maps are made of an audit's cues; pass audit=")
+        found = cue_patches(images, grid, audit, cue_rows(audit, mixture), tokens).any(axis=0)
+        total -= weights["cues"] * torch.from_numpy(found).float()
     return total / sum(weights.values())
 
 
 def cue_patches(
     images: Sequence[Pixels],
     grid: PatchGrid,
-    mixture: Mixture,
-    audit: AuditResult | None,
+    audit: AuditResult,
+    rows: Sequence[int],
     tokens: Float[Tensor, "image patch dim"] | None = None,
-) -> Bool[np.ndarray, "image patch"]:
-    """Patches that hold any of the mixture's cues.
+) -> Bool[np.ndarray, "cue image patch"]:
+    """Patches that hold each of some cues.
+
+    Args:
+        images: the pixels that the model sees.
+        grid: the model's patches.
+        audit: whose cues.
+        rows: of the cues.
+        tokens: of the audit's layer, where a cue is made of them.
 
     Raises:
-        InputError: no audit, one of another grid, or no cues.
+        InputError: an audit of another grid, or no tokens where they are needed.
     """
-    if audit is None:
-        raise InputError("the policy's maps are made of an audit's cues; pass audit=")
     expect_grid(audit, grid)
-    rows = cue_rows(audit, mixture)
-    kinds = dict.fromkeys(str(audit.cues["kind"].iloc[row]) for row in rows)
-    needed = Vocabulary(grid, {kind: audit.vocabulary.codebooks[kind] for kind in kinds})
+    kinds = kinds_of(audit, rows)
     if "token" in kinds and tokens is None:
         raise InputError("a cue is made of the model's tokens; pass them, or leave its row out of Mixture.rows")
+    needed = Vocabulary(grid, {kind: audit.vocabulary.codebooks[kind] for kind in kinds})
     words = needed.words(images, tokens)
-    found = np.zeros((len(images), grid.patches), bool)
-    for row in rows:
-        cue = audit.cue(row)
-        found |= np.isin(words[cue.kind], cue.words)
-    return found
+    return np.stack([np.isin(words[cue.kind], cue.words) for cue in (audit.cue(row) for row in rows)])
+
+
+def kinds_of(audit: AuditResult, rows: Sequence[int]) -> list[str]:
+    """Of which kinds of words these cues are made."""
+    return sorted({audit.cue(row).kind for row in rows})
 
 
 def cue_rows(audit: AuditResult, mixture: Mixture) -> tuple[int, ...]:
@@ -124,9 +132,9 @@ def expect_grid(audit: AuditResult, grid: PatchGrid) -> None:
     theirs = audit.vocabulary.grid
     if theirs != grid:
         raise InputError(
-            f"the audit's cues are of {theirs.rows}x{theirs.cols} patches of {theirs.patch_height}x{theirs.patch_width} "
-            f"px, the model has {grid.rows}x{grid.cols} of {grid.patch_height}x{grid.patch_width} px; audit this model "
-            "at this input size"
+            f"the audit's cues are of {theirs.rows}x{theirs.cols} patches of {theirs.patch_height}x"
+            f"{theirs.patch_width} px, the model has {grid.rows}x{grid.cols} of {grid.patch_height}x{grid.patch_width} "
+            "px; audit this model at this input size"
         )
 
 

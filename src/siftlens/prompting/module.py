@@ -19,7 +19,7 @@ from siftlens.models import LoadedModel
 from siftlens.models.checkpoints import hash_weights
 from siftlens.models.given import AS_LOADED, Normalize, normalization_of
 from siftlens.prompting.context import prompt
-from siftlens.prompting.maps import cue_rows, expect_grid, mixed_maps
+from siftlens.prompting.maps import cue_rows, expect_grid, kinds_of, mixed_maps
 from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 
@@ -52,7 +52,7 @@ class Prompted(nn.Module):
         self._plan: Plan | None = None
         self.train(model.training)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Float[Tensor, "image 3 height width"]) -> Any:
         """What the model returns for these images under the policy.
 
@@ -77,7 +77,7 @@ class Prompted(nn.Module):
         tokens = None
         if mixture.cues and audit is not None:
             expect_grid(audit, plan.layout.grid)
-            if "token" in set(audit.cues["kind"].iloc[list(cue_rows(audit, mixture))]):
+            if "token" in kinds_of(audit, cue_rows(audit, mixture)):
                 with plan.access.read(audit.layer) as read:
                     self.model(x)
                 tokens = read[0]
@@ -153,7 +153,8 @@ def prompted(
         theirs = audit.info["model"]["weights_hash"]
         if theirs != weights_hash:
             raise InputError(
-                f"the audit is of a model with other weights ({theirs[:8]}, these are {weights_hash[:8]}); audit this one"
+                f"the audit is of a model with other weights ({theirs[:8]}, these are {weights_hash[:8]}); "
+                "audit this one"
             )
         cue_rows(audit, policy.maps)
     return Prompted(module, policy, normalization, audit if policy.maps.cues else None, weights_hash)

@@ -1,0 +1,161 @@
+"""`tune_prompt`: which policy helps the images that a model's shortcut misleads, on a small labelled split."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from scipy import stats
+from torch import nn
+
+from siftlens.attention import read_attention
+from siftlens.auditing import AuditResult
+from siftlens.core import InputError
+from siftlens.data import open_images
+from siftlens.models import LoadedModel
+from siftlens.models.given import AS_LOADED, Normalize, as_loaded
+from siftlens.prompting.maps import harmful_rows, mixed_maps
+from siftlens.prompting.policy import Bias, Contrast, Mixture, PixelMask, Policy, TokenChoice
+from siftlens.prompting.validation import Validation, read_validation
+
+_CLEAR = 0.01  # p of the sign test below which the gain is believed
+_STRENGTHS = (2.0, 5.0, 20.0)  # 20: the cue's patches are as good as gone
+_LAMBDAS = (0.5, 1.0)
+_VIEWS = (0.25, 0.5, 0.75)
+_KEEPS = (0.75, 0.5, 0.25)
+
+
+def tune_prompt(
+    model: nn.Module | LoadedModel,
+    audit: AuditResult,
+    validation: str | PathLike[str] | Iterable[Any],
+    labels: Sequence[str | int] | None = None,
+    *,
+    normalize: Normalize = AS_LOADED,
+    max_loss: float = 0.0,
+    size: int | tuple[int, int] | None = None,
+    batch_size: int = 64,
+) -> Policy:
+    """Choose a policy by the accuracy of the worst group, on images that neither trained nor audited the model.
+
+    No group labels are needed: an image's group is its class, and whether the audit's harmful cues speak for or against
+    that class in it. Tried are attention biases on all layers, either half, and the heads that look at the cue most;
+    token choice, pixel masking, and logit contrast, each on the cues alone, and token choice also with keypoints; then
+    the best bias together with the best contrast.
+
+    `Policy.identity()` comes back where the audit found no harmful cue, where no group that goes against the cues has 8
+    images, where no policy keeps the average accuracy, or where the gain on the images that go against the cues is not
+    clear (sign test, p < 0.01).
+
+    Args:
+        model: the audited classifier.
+        audit: of it.
+        validation: a folder, a glob or a text file of paths, or a collection of images, as for `siftlens.audit`.
+        labels: class of each image; None for the first folder of its path.
+        normalize: what the model expects of pixels in [0, 1]; not needed for a loaded model.
+        max_loss: by how much the average accuracy may fall, in [0, 1].
+        size: px, or (height, width), for paths and a model that did not come from `load_model`.
+        batch_size: images per forward pass.
+
+    Returns:
+        The policy, for `siftlens.prompted(model, policy, audit=audit)`.
+
+    Raises:
+        CaptureError: the model cannot be prompted.
+        InputError: labels that do not match, an audit of another grid, a `max_loss` out of range.
+        NothingReadableError: not one image can be read.
+    """
+    if not 0 <= max_loss <= 1:
+        raise InputError(f"max_loss must lie in [0, 1], got {max_loss!r}")
+    rows = harmful_rows(audit)
+    if not rows:
+        return Policy.identity()
+    source = open_images(validation)
+    split = read_validation(as_loaded(model, source, normalize, size), audit, source, labels, batch_size)
+    if not split.against.any():
+        return Policy.identity()
+    search = _Search(split, audit, rows)
+    plain = search.tried(Policy.identity())
+    allowed = [
+        trial
+        for trial in search.everything()
+        if trial.right.mean() >= plain.right.mean() - max_loss and trial.worst > plain.worst
+    ]
+    best = max(allowed, key=lambda trial: (trial.worst, trial.right.mean()), default=plain)
+    return best.policy if _clear_gain(plain.right[split.against], best.right[split.against]) else Policy.identity()
+
+
+@dataclass(frozen=True)
+class _Trial:
+    policy: Policy
+    right: Bool[np.ndarray, " image"]
+    worst: float
+
+
+class _Search:
+    def __init__(self, split: Validation, audit: AuditResult, rows: tuple[int, ...]):
+        self._split = split
+        self._cues = Mixture(cues=1.0, rows=rows)
+        self._both = Mixture(cues=1.0, keypoints=0.5, rows=rows)
+        cued = -torch.from_numpy(split.cued).float()
+        keypoints = mixed_maps(split.pixels, audit.vocabulary.grid, Mixture(keypoints=1.0))
+        self._maps = {self._cues: cued, self._both: (cued + 0.5 * keypoints) / 1.5}
+
+    def tried(self, policy: Policy) -> _Trial:
+        maps = self._maps.get(policy.maps, self._maps[self._cues])
+        right = self._split.right(policy, maps)
+        return _Trial(policy, right, self._split.worst(right))
+
+    def everything(self) -> Iterator[_Trial]:
+        """Each kind of policy, then the best two together."""
+        biases = [self.tried(self._biased(bias)) for bias in self._biases()]
+        contrasts = [
+            self.tried(Policy(contrast=Contrast(strength, view), maps=self._cues))
+            for strength in _LAMBDAS
+            for view in _VIEWS
+        ]
+        yield from biases
+        yield from contrasts
+        for keep in _KEEPS:
+            yield self.tried(Policy(pixels=PixelMask(keep, "mean"), maps=self._cues))
+            for maps in (self._cues, self._both):
+                yield self.tried(Policy(tokens=TokenChoice(keep), maps=maps))
+        bias, contrast = (max(kind, key=lambda trial: trial.worst).policy for kind in (biases, contrasts))
+        yield self.tried(replace(bias, contrast=contrast.contrast))
+
+    def _biased(self, bias: tuple[Bias, ...]) -> Policy:
+        return Policy(bias=bias, maps=self._cues)
+
+    def _biases(self) -> Iterator[tuple[Bias, ...]]:
+        depth = len(self._split.plan.heads)
+        halves = [part for part in (range(depth // 2), range(depth // 2, depth)) if part]
+        drawn = self._drawn_heads()
+        for strength in _STRENGTHS:
+            yield (Bias(strength),)
+            for layers in halves:
+                yield (Bias(strength, layers=tuple(layers)),)
+            yield tuple(Bias(strength, layers=(layer,), heads=heads) for layer, heads in enumerate(drawn))
+
+    @torch.no_grad()
+    def _drawn_heads(self) -> list[tuple[int, ...]]:
+        """In each layer, the half of the heads that look at the cues' patches most."""
+        split = self._split
+        totals = [torch.zeros(heads) for heads in split.plan.heads]
+        for here, x in split.batches():
+            channels = torch.from_numpy(split.cued[here]).float().to(x.device)[:, :, None]
+            with read_attention(split.model.module, channels, grid=split.plan.layout) as reading:
+                split.model.module(x)
+            for layer, read in enumerate(reading.layers):
+                totals[layer] += read.values.sum(dim=(0, 2, 3)).cpu()
+        return [tuple(total.topk(max(1, len(total) // 2)).indices.tolist()) for total in totals]
+
+
+def _clear_gain(before: Bool[np.ndarray, " image"], after: Bool[np.ndarray, " image"]) -> bool:
+    """Whether more answers were mended than spoilt, beyond chance."""
+    mended, spoilt = int((after & ~before).sum()), int((before & ~after).sum())
+    if not mended + spoilt:
+        return False
+    return bool(stats.binomtest(mended, mended + spoilt, alternative="greater").pvalue < _CLEAR)

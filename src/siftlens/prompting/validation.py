@@ -1,0 +1,155 @@
+"""A labelled split as tuning needs it: pixels, classes, cues, and the groups that an audit infers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from siftlens.auditing import AuditResult
+from siftlens.auditing.classifier import match_logits
+from siftlens.auditing.margins import logits_of
+from siftlens.core import InputError, NothingReadableError
+from siftlens.data import ImageSource, Unreadable, decode
+from siftlens.interrelation.forward import to_input
+from siftlens.models import LoadedModel
+from siftlens.prompting.context import prompt
+from siftlens.prompting.maps import cue_patches, harmful_rows, kinds_of
+from siftlens.prompting.plan import Plan
+from siftlens.prompting.policy import Policy
+
+FEW = 8  # images of a group below which its accuracy says nothing
+_LARGE = 0.5  # of the largest possible risk, from which an image goes against the cues
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Labelled images, held in memory, and what an audit says of them.
+
+    Attributes:
+        model: the classifier.
+        pixels: what it sees of each image.
+        logit: index of each image's right logit.
+        cued: patches of any harmful cue.
+        groups: 2 * class + 1 where the harmful cues speak against the label, else 2 * class.
+        plan: of the model.
+        batch_size: images per forward pass.
+    """
+
+    model: LoadedModel
+    pixels: Sequence[UInt8[np.ndarray, "height width 3"]]
+    logit: Int[np.ndarray, " image"]
+    cued: Bool[np.ndarray, "image patch"]
+    groups: Int[np.ndarray, " image"]
+    plan: Plan
+    batch_size: int
+
+    def batches(self) -> Iterator[tuple[slice, Float[Tensor, "image 3 height width"]]]:
+        """Places and inputs, batch by batch."""
+        for start in range(0, len(self.pixels), self.batch_size):
+            here = slice(start, start + self.batch_size)
+            yield here, model_input(self.model, self.pixels[here])
+
+    @torch.no_grad()
+    def right(self, policy: Policy, maps: Float[Tensor, "image patch"]) -> Bool[np.ndarray, " image"]:
+        """Which images are answered rightly under a policy."""
+        answers = []
+        for here, x in self.batches():
+            with prompt(self.model.module, policy, maps[here], plan=self.plan):
+                answers.append(logits_of(self.model.module, x).argmax(dim=1).cpu())
+        return np.asarray(torch.cat(answers).numpy() == self.logit)
+
+    def worst(self, right: Bool[np.ndarray, " image"]) -> float:
+        """Accuracy of the worst group that has enough images."""
+        sizes = np.bincount(self.groups)
+        return min(float(right[self.groups == group].mean()) for group in np.flatnonzero(sizes >= FEW))
+
+    @property
+    def against(self) -> Bool[np.ndarray, " image"]:
+        """Images of groups, large enough, whose label the cues speak against."""
+        return np.asarray((self.groups % 2 == 1) & (np.bincount(self.groups)[self.groups] >= FEW))
+
+
+def read_validation(
+    model: LoadedModel, audit: AuditResult, source: ImageSource, labels: Sequence[str | int] | None, batch_size: int
+) -> Validation:
+    """Decode a labelled split and look for the audit's harmful cues in it; there must be one.
+
+    Raises:
+        InputError: labels are missing, or do not match the model's classes; an audit of another grid.
+        NothingReadableError: not one image can be read.
+    """
+    refs = list(source)
+    named = [ref.group for ref in refs] if labels is None else [str(label) for label in labels]
+    if len(named) != len(refs) or not all(named):
+        raise InputError(
+            f"expected a label for each of {len(refs)} images, got {sum(map(bool, named))}; put every image into a "
+            "folder named after its class, or pass labels"
+        )
+    pixels, names = [], []
+    for ref, name in zip(refs, named, strict=True):
+        try:
+            pixels.append(decode(ref, model.preprocessing))
+            names.append(name)
+        except Unreadable:
+            continue
+    if not pixels:
+        raise NothingReadableError(f"none of the {len(refs)} images could be read")
+    classes = tuple(sorted(set(names)))
+    first = model_input(model, pixels[:1])
+    logit = match_logits(model, classes, logits_of(model.module, first).shape[1])
+    labels_index = np.array([classes.index(name) for name in names])
+    plan = Plan(model.module, (first,), {})
+    rows = harmful_rows(audit)
+    nowhere = np.zeros((len(pixels), plan.layout.grid.patches), bool)
+    bare = Validation(model, pixels, logit[labels_index], nowhere, 2 * labels_index, plan, batch_size)
+    found = np.concatenate(
+        [
+            cue_patches(pixels[here], plan.layout.grid, audit, rows, _tokens(bare, audit, rows, x))
+            for here, x in bare.batches()
+        ],
+        axis=1,
+    )
+    groups = bare.groups + speaks_against(audit, rows, found.mean(axis=2), names)
+    return replace(bare, cued=np.asarray(found.any(axis=0)), groups=groups)
+
+
+def speaks_against(
+    audit: AuditResult, rows: Sequence[int], shares: Float[np.ndarray, "cue image"], names: Sequence[str]
+) -> Bool[np.ndarray, " image"]:
+    """Whether the cues speak for another class than each image's own.
+
+    Summed over the cues' dependence: those of other classes that an image carries, and those of its own that it lacks;
+    more than half of all there is counts.
+
+    Args:
+        audit: whose cues.
+        rows: of the cues.
+        shares: of each image's patches that hold each cue.
+        names: class of each image.
+    """
+    dependence = audit.cues["dependence"].to_numpy()[list(rows)]
+    carried = shares >= audit.cues["threshold"].to_numpy()[list(rows)][:, None]
+    own = audit.cues["label"].to_numpy()[list(rows)][:, None] == np.array(names)
+    return np.asarray(dependence @ (carried != own) > _LARGE * dependence.sum())
+
+
+def model_input(
+    model: LoadedModel, pixels: Sequence[UInt8[np.ndarray, "height width 3"]]
+) -> Float[Tensor, "image 3 height width"]:
+    """What a model takes, of what it sees."""
+    return to_input(pixels, model.normalization, model.device, model.dtype)
+
+
+@torch.no_grad()
+def _tokens(
+    validation: Validation, audit: AuditResult, rows: Sequence[int], x: Tensor
+) -> Float[Tensor, "image patch dim"] | None:
+    """Tokens of the audit's layer, where a cue needs them."""
+    if "token" not in kinds_of(audit, rows):
+        return None
+    with validation.plan.access.read(audit.layer) as read:
+        validation.model.module(x)
+    return read[0]

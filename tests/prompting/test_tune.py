@@ -1,0 +1,123 @@
+"""Tuning: helps a model that leans on a cue, leaves others alone, and gives up rather than cost accuracy."""
+
+import numpy as np
+import pytest
+import torch
+
+import siftlens
+from oracles.leaning import Leaning, pictures
+from siftlens.core import InputError
+from siftlens.data import open_images
+from siftlens.models.given import as_loaded
+from siftlens.prompting import Policy, prompted, tune_prompt
+from siftlens.prompting.maps import harmful_rows
+from siftlens.prompting.validation import Validation, read_validation
+
+TAUGHT, HELD_OUT, TEST = pictures(240), pictures(300, seed=1), pictures(300, correlation=0.5, seed=2)
+
+
+def pixels_of(images):
+    return [image.pixels for image in images]
+
+
+def labels_of(images):
+    return [image.label for image in images]
+
+
+def audited(model):
+    return siftlens.audit(model, pixels_of(TAUGHT), labels_of(TAUGHT), normalize=None, vocabularies=("colour",))
+
+
+def tuned(model, audit, images=HELD_OUT, **settings):
+    return tune_prompt(model, audit, pixels_of(images), labels_of(images), normalize=None, **settings)
+
+
+def group_accuracy(model, images):
+    x = torch.stack([torch.from_numpy(image.pixels).permute(2, 0, 1) / 255 for image in images])
+    with torch.no_grad():
+        right = model(x).argmax(1).numpy() == labels_of(images)
+    groups = np.array([2 * image.label + image.cue for image in images])
+    return [right[groups == group].mean() for group in range(4)]
+
+
+@pytest.fixture(scope="module")
+def leaning():
+    return Leaning(on_object=1, on_cue=2).eval()
+
+
+@pytest.fixture(scope="module")
+def audit(leaning):
+    return audited(leaning)
+
+
+def test_groups_are_inferred_without_their_labels(leaning, audit):
+    source = open_images(pixels_of(HELD_OUT))
+    split = read_validation(as_loaded(leaning, source, None, None), audit, source, labels_of(HELD_OUT), 64)
+    true = np.array([2 * image.label + (image.cue != image.label) for image in HELD_OUT])
+    assert np.array_equal(split.groups, true)
+    assert np.array_equal(split.against, true % 2 == 1)
+    cued = np.stack([image.cue_map.ravel() for image in HELD_OUT])
+    assert (split.cued == cued).mean() > 0.99
+
+
+def test_the_worst_group_gains_on_images_never_seen(leaning, audit):
+    policy = tuned(leaning, audit)
+    before = group_accuracy(leaning, TEST)
+    after = group_accuracy(prompted(leaning, policy, normalize=None, audit=audit), TEST)
+    assert policy.maps.rows == harmful_rows(audit)
+    assert min(before) < 0.6 and min(after) > 0.9
+    assert np.mean(after) > np.mean(before)
+
+
+def test_the_same_images_give_the_same_policy(leaning, audit):
+    assert tuned(leaning, audit) == tuned(leaning, audit, batch_size=17)
+
+
+def test_nothing_harmful_nothing_done():
+    upright = Leaning(on_object=1, on_cue=0).eval()
+    assert tuned(upright, audited(upright)) == Policy.identity()
+
+
+def test_no_image_goes_against_the_cue(leaning, audit):
+    agreeing = [image for image in HELD_OUT if image.label == image.cue]
+    assert tuned(leaning, audit, agreeing) == Policy.identity()
+    few = agreeing + [image for image in HELD_OUT if image.label != image.cue][:7]
+    assert tuned(leaning, audit, few) == Policy.identity()
+
+
+def test_a_gain_that_costs_too_much_is_refused(leaning, audit, monkeypatch):
+    """Each policy mends what goes against the cue and spoils a tenth of the rest."""
+
+    def right(self, policy, _maps):
+        if policy.does_nothing:
+            return ~self.against
+        spoilt = np.arange(len(self.groups)) % 5 == 0
+        return self.against | ~spoilt
+
+    monkeypatch.setattr(Validation, "right", right)
+    assert tuned(leaning, audit) == Policy.identity()
+    assert tuned(leaning, audit, max_loss=0.2) != Policy.identity()
+
+
+@pytest.mark.parametrize(("mended", "believed"), [(6, False), (7, True)])
+def test_a_gain_that_may_be_chance_is_refused(leaning, audit, monkeypatch, mended, believed):
+    """Sign test: 6 of 6 have p = 0.016, 7 of 7 have p = 0.008."""
+
+    def right(self, policy, _maps):
+        answers = ~self.against
+        if not policy.does_nothing:
+            answers[np.flatnonzero(self.against)[:mended]] = True
+        return answers
+
+    monkeypatch.setattr(Validation, "right", right)
+    monkeypatch.setattr(Validation, "worst", lambda _self, answers: float(answers.mean()))
+    assert (tuned(leaning, audit) != Policy.identity()) is believed
+
+
+def test_bad_input(leaning, audit):
+    with pytest.raises(InputError, match=r"max_loss must lie in \[0, 1\], got -0.1"):
+        tuned(leaning, audit, max_loss=-0.1)
+    with pytest.raises(InputError, match="expected a label for each of 300 images, got 0"):
+        tune_prompt(leaning, audit, pixels_of(HELD_OUT), normalize=None)
+    with pytest.raises(InputError, match="expected a label for each of 300 images, got 2"):
+        tune_prompt(leaning, audit, pixels_of(HELD_OUT), [0, 1], normalize=None)
