@@ -5,6 +5,7 @@ import pytest
 
 import siftlens
 from oracles.leaning import CLASSES, Leaning, pictures
+from siftlens.auditing import gallery
 from siftlens.auditing.tables import RELIED_ON
 
 PICTURES = pictures(240)
@@ -155,7 +156,7 @@ def test_too_few_images_of_a_class_make_no_cue():
 
 def test_all_answers_wrong_make_no_cue():
     audit = audited(Leaning(on_object=-1, on_cue=-2))
-    assert audit.cues.empty
+    assert audit.cues.empty and audit.shown.empty and "verdict" in audit.cues
     assert audit.info["without_right_answers"] == ["0", "1"]
 
 
@@ -163,3 +164,27 @@ def test_the_same_image_under_two_labels_is_set_aside():
     audit = audited(Leaning(), [*LABELS, 1 - LABELS[0]], [*PIXELS, PIXELS[0]])
     assert len(audit.images) == 239
     assert [reason for _, reason in audit.info["set_aside"]] == ["the same image stands under another label too"] * 2
+
+
+def test_pictures_of_a_cue_are_of_its_class_and_show_it(leaning):
+    shown, images = leaning.shown, leaning.images
+    first = shown[(shown["cue"] == 0) & (shown["part"] == "carries")]
+    assert len(first) == 12 and set(images["label"].iloc[first["image"]]) == {"1"}
+    assert set(images["half"].iloc[first["image"]]) == {"confirm"}
+    taken = images.iloc[shown[(shown["cue"] == 0) & (shown["part"] == "taken")]["image"]]
+    assert len(taken) == 8 and set(taken["label"]) == {"0"} and set(taken["predicted"]) == {"1"}
+    assert taken["margin"].is_monotonic_increasing
+    for row in first.itertuples():
+        assert np.flatnonzero(leaning.cue(0).patches(PIXELS[row.image])).tolist() == list(row.patches)
+    assert set(leaning.pictures["image"]) == set(shown["image"])
+    assert all(jpeg.startswith(b"\xff\xd8") for jpeg in leaning.pictures["jpeg"])
+    red, green, blue = leaning.cues.loc[0, ["red", "green", "blue"]]
+    assert red > 200 and green < 50 and blue < 50
+    assert np.reshape(leaning.cues["map"][0], (5, 7))[1:].sum() == 0  # the cue is planted in the first row
+
+
+def test_pictures_stay_within_their_budget(leaning, monkeypatch):
+    monkeypatch.setattr(gallery, "PICTURES", 14)
+    few = audited(Leaning(on_object=1, on_cue=2))
+    assert 0 < len(few.pictures) <= 14
+    assert set(few.shown["cue"]) < set(leaning.shown["cue"])

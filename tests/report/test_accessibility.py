@@ -2,9 +2,10 @@
 
 import pytest
 
+from oracles import audits
 from oracles.studies import made_up
 from siftlens.comparison import compare_results
-from siftlens.report import render, render_comparison
+from siftlens.report import render, render_audit, render_comparison
 
 pytestmark = pytest.mark.browser
 SERIOUS = ("serious", "critical")
@@ -37,6 +38,12 @@ def test_the_report_shuts_nobody_out(barriers, make_result, scheme, width):
 def test_the_comparison_shuts_nobody_out(barriers, scheme):
     studies = {"early": made_up(), "late": made_up(seed=8, pull=0.6)}
     assert barriers(render_comparison(compare_results(studies)), color_scheme=scheme) == []
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_audit_shuts_nobody_out(barriers, scheme, width):
+    assert barriers(render_audit(audits.made_up()), width=width, color_scheme=scheme) == []
 
 
 def test_a_barrier_is_found(barriers):

@@ -21,18 +21,8 @@ _BYTES = 18_000
 _ENCODINGS = ((224, 90), (224, 75), (160, 75), (128, 60))  # longer side, px, and JPEG quality
 
 SHOWN_COLUMNS = ["cue", "part", "image", "patches"]
-LOOKS_COLUMNS = [
-    "red",
-    "green",
-    "blue",
-    "spread",
-    "texture",
-    "keypoints",
-    "keypoints_elsewhere",
-    "map",
-    "shared",
-    "shared_with",
-]
+_COLOURS = ["red", "green", "blue", "spread", "texture"]
+LOOKS_COLUMNS = [*_COLOURS, "keypoints", "keypoints_elsewhere", "map", "shared", "shared_with"]
 
 
 @dataclass(frozen=True)

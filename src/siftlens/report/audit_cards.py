@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from siftlens.auditing import AuditResult
@@ -188,7 +189,7 @@ def _card(audit: AuditResult, row: int, cue: Any) -> Card:
         told=(what_it_is(cue, audit.layer), where_it_is(cue, grid.rows, grid.cols), *_shared(audit, cue)),
         words=words_of(cue),
         swatch=f"#{round(cue.red):02x}{round(cue.green):02x}{round(cue.blue):02x}" if plain else "",
-        where=cells(cue.map, grid),
+        where=cells(np.asarray(cue.map, np.float64), grid),
         sheet=seen["carries"],
         effects=tuple(e for test in _TESTS for e in [_effect(cue, *test)] if e.value == e.value),
         tested=f"adjusted {p_value(cue.p)}, n\u00a0=\u00a0{cue.n}",

@@ -110,6 +110,8 @@ def _hidden(audit: AuditResult) -> Sequence[str]:
             f"The intervals leave room for a dependence of up to {percent(max(0.0, *known))} of the usual lead on one "
             "of them; more is unlikely."
         )
+    if whole := int((audit.cues["verdict"] == "global").sum()):
+        told.append(f"For {whole} of them it cannot be told whether patches count or the whole image.")
     if len(known) < len(ends):
         unknown = len(ends) - len(known)
         told.append(f"For {unknown} of them no control was possible, so nothing is known.")

@@ -1,13 +1,13 @@
 """Pictures with the patches of a cue: shapes that are laid over them."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from siftlens.core import PatchGrid
 
@@ -92,12 +92,11 @@ def outline(there: Bool[np.ndarray, "rows cols"], grid: PatchGrid) -> tuple[str,
     return f"M0 0h{grid.width}v{grid.height}h{-grid.width}z{holes}", "".join(edges)
 
 
-def cells(mass: Sequence[float], grid: PatchGrid) -> tuple[tuple[int, int, str], ...]:
+def cells(mass: Float[np.ndarray, " patch"], grid: PatchGrid) -> tuple[tuple[int, int, str], ...]:
     """(column, row, opacity) of every patch where a cue ever is, against where it is most."""
-    values = np.asarray(mass, np.float64)
-    top = values.max(initial=0)
     return tuple(
-        (place % grid.cols, place // grid.cols, f"{value / top:.2f}") for place, value in enumerate(values) if value > 0
+        (place % grid.cols, place // grid.cols, f"{mass[place] / mass.max():.2f}")
+        for place in np.flatnonzero(mass).tolist()
     )
 
 
