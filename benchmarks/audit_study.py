@@ -1,12 +1,12 @@
 """Does the audit find what was planted, and nothing where nothing was? One small model and its audits for each run.
 
 Usage: python benchmarks/audit_study.py --work /tmp/audit-study --seeds 12
-       python benchmarks/audit_study.py --work /tmp/audit-study --summary audit-study
+       python benchmarks/audit_study.py --summary
 
-Every run is a cue, a correlation and a seed; its JSON lies in WORK/runs and is skipped when it is there, so that an
-interrupted study goes on by the same command. Each model sees the balanced split first, then the biased one; it is
-audited on held-out images with all vocabularies, with each alone, and with all and shuffled labels. Without --cutouts
-and --scenes the composites are drawn.
+Every run is a cue, a correlation and a seed; its JSON lies in benchmarks/results/audit and is skipped when it is there,
+so that an interrupted study goes on by the same command. Each model sees the balanced split first, then the biased one;
+it is audited on held-out images with all vocabularies, with shuffled labels, and, where asked for, with each vocabulary
+alone. Without --cutouts and --scenes the composites are drawn.
 
 For every cue that was tested, a run holds its rank, class, vocabulary, verdict, dependence and adjusted p, and against
 the truth about every patch of 200 images: AUROC (of a yes-no map: the mean of sensitivity and specificity), precision,
@@ -34,6 +34,7 @@ from siftlens.auditing.tokens import TokenAccess
 from siftlens.auditing.vocabulary import KINDS
 from siftlens.data import CUES, DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
 
+RUNS = Path(__file__).parent / "results" / "audit"
 CORRELATIONS = (0.5, 0.7, 0.9, 0.95, 1.0)
 SCORED = 200  # images that maps are compared with the truth on
 FOUND = 0.7  # AUROC from which a cue counts as the planted one
@@ -42,28 +43,24 @@ OFF = 0.75  # share of a cue's patches off the object from which relying on it i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for models and runs")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/audit-study"), help="folder for models")
     parser.add_argument("--cutouts", type=Path, help="CLASS/images and CLASS/masks")
     parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
     parser.add_argument("--cues", nargs="+", default=list(CUES), choices=CUES)
     parser.add_argument("--correlations", nargs="+", type=float, default=list(CORRELATIONS))
     parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--images", type=int, default=1000, help="audited images")
+    parser.add_argument("--images", type=int, default=600, help="audited images")
     parser.add_argument("--size", type=int, default=64, help="px")
     parser.add_argument("--balanced", type=int, default=Recipe.balanced, help="images of the first stage")
     parser.add_argument("--biased", type=int, default=Recipe.biased, help="images of the second stage")
     parser.add_argument("--width", type=int, default=Recipe.width)
     parser.add_argument("--depth", type=int, default=Recipe.depth)
-    parser.add_argument(
-        "--summary", metavar="NAME", help="only sum the finished runs up, in benchmarks/results/NAME.json"
-    )
+    parser.add_argument("--alone", action="store_true", help="audit with each vocabulary alone, too")
+    parser.add_argument("--summary", action="store_true", help="only sum the finished runs up, in results/audit.json")
     arguments = parser.parse_args()
-    runs = arguments.work / "runs"
     if arguments.summary:
-        found = [json.loads(path.read_text()) for path in sorted(runs.glob("*.json"))]
-        print(
-            save_result(arguments.summary, {"runs": len(found), "found_from_auroc": FOUND, "table": summarize(found)})
-        )
+        found = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
+        print(save_result("audit", {"runs": len(found), "found_from_auroc": FOUND, "table": summarize(found)}))
         return
     material: Material = DrawnMaterial()
     if arguments.cutouts:
@@ -72,26 +69,27 @@ def main() -> None:
     # Seeds outermost: whenever it is stopped, every cue and correlation has about as many runs.
     for seed, cue, correlation in itertools.product(range(arguments.seeds), arguments.cues, arguments.correlations):
         planted = Planted(material, cue, correlation, size=arguments.size, seed=seed)
-        path = runs / f"{type(material).__name__}-{cue}-{correlation}-{seed}.json"
+        path = RUNS / f"{type(material).__name__}-{cue}-{correlation}-{seed}.json"
         if path.exists():
             continue
         start = time.perf_counter()
-        found = run(planted, recipe, arguments.images, arguments.work / "models")
+        found = run(planted, recipe, arguments.images, arguments.work / "models", arguments.alone)
         with atomic_path(path) as target:
-            target.write_text(json.dumps(found, indent=1) + "\n")
+            target.write_text(json.dumps(found) + "\n")
         first = found["audits"]["all"]["cues"][:1]
         told = [f"{c['kind']} {c['verdict']} AUROC {c['auroc']}" for c in first]
         print(path.stem, found["group_accuracy"], *told, f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
-def run(planted: Planted, recipe: Recipe, count: int, models: Path) -> dict[str, Any]:
+def run(planted: Planted, recipe: Recipe, count: int, models: Path, alone: bool) -> dict[str, Any]:
     """Train, audit in every way, and compare with the truth."""
     model = trained(planted, recipe, models)
     images = planted.split("heldout", count)[:]
     labels = [image.label for image in images]
     shuffled = np.random.default_rng(planted.seed).permutation(labels).tolist()
     ways: dict[str, tuple[Sequence[str], list[int]]] = {"all": (KINDS, labels), "shuffled labels": (KINDS, shuffled)}
-    ways |= {kind: ((kind,), labels) for kind in KINDS}
+    if alone:
+        ways |= {kind: ((kind,), labels) for kind in KINDS}
     return {
         "material": type(planted.material).__name__,
         "cue": planted.cue,
@@ -190,8 +188,8 @@ def summarize(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     key = lambda found: (found["material"], found["cue"], found["correlation"])  # noqa: E731
     for (material, cue, correlation), group in itertools.groupby(sorted(runs, key=key), key):
         members = list(group)
-        for way in members[0]["audits"]:
-            audits = [member["audits"][way] for member in members]
+        for way in dict.fromkeys(way for member in members for way in member["audits"]):
+            audits = [member["audits"][way] for member in members if way in member["audits"]]
             ranks = [rank_of_planted(audit["cues"]) for audit in audits]
             planted = [next((c for c in a["cues"] if is_planted(c)), None) for a in audits]
             lines.append(

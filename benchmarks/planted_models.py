@@ -36,8 +36,8 @@ class Recipe:
     patch: int = 8
     width: int = 96
     depth: int = 4
-    balanced: int = 8192
-    biased: int = 6144
+    balanced: int = 12288
+    biased: int = 4096
 
 
 def architecture(planted: Planted, recipe: Recipe) -> VisionTransformer:
