@@ -1,9 +1,9 @@
-"""Take the README's picture of a report, in headless Chromium.
+"""Take the pictures of a report and of an audit's page for README and docs, in headless Chromium.
 
 Usage: python scripts/screenshots.py STUDY [--image chelsea.png] [--chromium /usr/bin/chromium]
 
 STUDY is a folder with a study of freely shared images, as `make demo` writes it to out/demo. Writes
-docs/images/report.png.
+docs/images/report.png and, of the audit beside it, docs/images/audit.png.
 """
 
 import argparse
@@ -31,6 +31,12 @@ def take(page: Page, study: Path, image: str) -> None:
     page.locator("#images").screenshot(path=IMAGES / "report.png")
 
 
+def take_audit(page: Page, study: Path) -> None:
+    """The first cue of the audit that the demo shows."""
+    page.goto((study / "audit" / "index.html").resolve().as_uri())
+    page.locator("#cue-0").screenshot(path=IMAGES / "audit.png")
+
+
 def main() -> None:
     """Parse the command line and take the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,6 +52,7 @@ def main() -> None:
             options.study,
             options.image,
         )
+        take_audit(browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light"), options.study)
         browser.close()
 
 
