@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from siftlens.models import load_model
     from siftlens.patchmaps import concentration
     from siftlens.prompting import Policy, load_prompted, prompt, prompted, tune_prompt
-    from siftlens.study import Audit, Study, analyze, audit, compare, load_audit, load_study
+    from siftlens.study import Audit, Study, analyze, audit, compare, load_audit, load_study, try_prompt
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOME = {
     "models": ["load_model"],
     "patchmaps": ["concentration"],
     "prompting": ["Policy", "load_prompted", "prompt", "prompted", "tune_prompt"],
-    "study": ["Audit", "Study", "analyze", "audit", "compare", "load_audit", "load_study"],
+    "study": ["Audit", "Study", "analyze", "audit", "compare", "load_audit", "load_study", "try_prompt"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -72,6 +72,7 @@ __all__ = [
     "prompt",
     "prompted",
     "read_attention",
+    "try_prompt",
     "tune_prompt",
 ]
 

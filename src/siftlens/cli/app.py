@@ -19,6 +19,7 @@ from siftlens.cli.export import export
 from siftlens.cli.keypoints import keypoints
 from siftlens.cli.pretrain import pretrain
 from siftlens.cli.probe import probe
+from siftlens.cli.prompt import prompt
 
 app = typer.Typer(
     name="siftlens",
@@ -37,6 +38,7 @@ app.command()(export)
 app.command()(keypoints)
 app.command()(pretrain)
 app.command()(probe)
+app.command()(prompt)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from siftlens.attention.trial import on_trial
 from siftlens.auditing import AuditResult, storage
-from siftlens.core import InputError, StudyError
+from siftlens.core import InputError, PatchGrid, StudyError
 from siftlens.data import Normalization, as_pixels, atomic_path
 from siftlens.models import LoadedModel
 from siftlens.models.checkpoints import hash_weights
@@ -71,17 +71,21 @@ class Prompted(nn.Module):
     @torch.no_grad()
     def maps(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch"]:
         """The maps of these images, higher = keep."""
-        if self._plan is None or not self._plan.fits(x):
-            self._plan = Plan(self.model, (x,), {})
-        plan, mixture, audit = self._plan, self.policy.maps, self.audit
-        tokens = None
-        if mixture.cues and audit is not None:
-            expect_grid(audit, plan.layout.grid)
-            if "token" in kinds_of(audit, cue_rows(audit, mixture)):
-                with plan.access.read(audit.layer) as read:
-                    self.model(x)
-                tokens = read[0]
-        return mixed_maps(self._pixels(x), plan.layout.grid, mixture, audit, tokens).to(x.device)
+        grid = self._planned(x).layout.grid
+        return mixed_maps(self._pixels(x), grid, self.policy.maps, self.audit, self.tokens(x)).to(x.device)
+
+    @torch.no_grad()
+    def tokens(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch dim"] | None:
+        """Tokens of the audit's layer, where the suppressed cues are made of them; else None."""
+        plan, audit = self._planned(x), self.audit
+        if audit is None:
+            return None
+        expect_grid(audit, plan.layout.grid)
+        if "token" not in kinds_of(audit, cue_rows(audit, self.policy.maps)):
+            return None
+        with plan.access.read(audit.layer) as read:
+            self.model(x)
+        return read[0]
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the prompt, without the model's weights: prompt.json, and the audit's cues in a folder beside it.
@@ -106,6 +110,22 @@ class Prompted(nn.Module):
         }
         with atomic_path(folder / _INFO) as path:
             path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def grid(self) -> PatchGrid:
+        """The patches of the images that it saw last.
+
+        Raises:
+            InputError: it has seen none.
+        """
+        if self._plan is None:
+            raise InputError("the patches are known once the prompted model has seen images; call it first")
+        return self._plan.layout.grid
+
+    def _planned(self, x: Tensor) -> Plan:
+        if self._plan is None or not self._plan.fits(x):
+            self._plan = Plan(self.model, (x,), {})
+        return self._plan
 
     def _pixels(self, x: Tensor) -> list[UInt8[np.ndarray, "height width 3"]]:
         """The images before normalisation."""

@@ -12,14 +12,17 @@ from markupsafe import Markup
 from siftlens.auditing import AuditResult
 from siftlens.comparison.results import Comparison
 from siftlens.interrelation.results import Result
+from siftlens.prompting.effect import PromptEffect
 from siftlens.report.audit_page import audit_page
 from siftlens.report.comparison_page import comparison_page
 from siftlens.report.page import page
 from siftlens.report.payload import as_script
+from siftlens.report.prompt_page import prompt_page
 
 STYLES = ("figures.css", "page.css")
 COMPARISON_STYLES = (*STYLES, "comparison.css")
 AUDIT_STYLES = ("page.css", "audit.css")
+PROMPT_STYLES = ("page.css", "prompt.css")
 SCRIPTS = ("base.js", "heads.js", "depth.js", "head.js", "packed.js", "explorer.js", "main.js")
 
 
@@ -60,6 +63,15 @@ def render_audit(audit: AuditResult) -> str:
         audit: the finished audit.
     """
     return _document("audit.html.j2", AUDIT_STYLES, "script-src 'none'", page=audit_page(audit))
+
+
+def render_prompt(effect: PromptEffect) -> str:
+    """One self-contained HTML page of what a prompt changed; it holds no script at all.
+
+    Args:
+        effect: the answers before and after.
+    """
+    return _document("prompt.html.j2", PROMPT_STYLES, "script-src 'none'", page=prompt_page(effect))
 
 
 def _document(template: str, styles: Sequence[str], scripts: str, **values: Any) -> str:

@@ -4,6 +4,17 @@ from siftlens.study.analysis import analyze
 from siftlens.study.audits import Audit, audit, load_audit
 from siftlens.study.comparing import compare
 from siftlens.study.facade import Study, load_study
+from siftlens.study.prompts import try_prompt
 from siftlens.study.storage import expect_free
 
-__all__ = ["Audit", "Study", "analyze", "audit", "compare", "expect_free", "load_audit", "load_study"]
+__all__ = [
+    "Audit",
+    "Study",
+    "analyze",
+    "audit",
+    "compare",
+    "expect_free",
+    "load_audit",
+    "load_study",
+    "try_prompt",
+]

@@ -1,0 +1,39 @@
+"""Reading a policy from the command line, and what a person wants to know of it when it was tried."""
+
+from pathlib import Path
+
+from siftlens.core import InputError
+from siftlens.prompting import Policy
+from siftlens.prompting.effect import PromptEffect
+
+
+def read_policy(given: str) -> Policy:
+    """A policy from JSON text, or from a file of it.
+
+    Raises:
+        InputError: neither.
+    """
+    if given.lstrip().startswith("{"):
+        return Policy.from_json(given)
+    path = Path(given)
+    if not path.is_file():
+        raise InputError(f"--policy must be a JSON object or a file of one, there is no file {given!r}")
+    return Policy.from_json(path.read_text(encoding="utf-8"))
+
+
+def prompted(effect: PromptEffect, out: Path) -> str:
+    """The effect in a few lines: where the page is, how many answers changed, and for the better or the worse."""
+    table = effect.table
+    changed = table[table["changed"]]
+    aside = f", and {len(effect.info['set_aside'])} set aside" if effect.info["set_aside"] else ""
+    lines = [
+        f"report     {out / 'index.html'}",
+        f"images     {len(table)}{aside}",
+        f"changed    {len(changed)} answers ({len(changed) / len(table):.1%})",
+    ]
+    if effect.accuracy is not None:
+        before, after = effect.accuracy
+        mended = int((changed["after"] == changed["label"]).sum())
+        spoilt = int((changed["before"] == changed["label"]).sum())
+        lines.append(f"accuracy   {before:.1%} before, {after:.1%} after: {mended} mended, {spoilt} spoilt")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""A prompt tried on images, as a folder.
+
+index.html            the page
+predictions.parquet   a row per image: answers before and after
+prompt.json, audit/   the prompt itself, for `siftlens.load_prompted`
+"""
+
+from collections.abc import Callable, Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from siftlens.auditing import AuditResult
+from siftlens.core import InputError
+from siftlens.data import atomic_path, open_images
+from siftlens.interrelation.files import write_table
+from siftlens.models import LoadedModel
+from siftlens.models.given import AS_LOADED, Normalize, as_loaded
+from siftlens.prompting import Policy, prompted
+from siftlens.prompting.effect import PromptEffect, measure_effect
+from siftlens.report import render_prompt
+
+PAGE, TABLE, PROMPT = "index.html", "predictions.parquet", "prompt.json"
+
+
+def try_prompt(
+    model: nn.Module | LoadedModel,
+    policy: Policy,
+    images: str | PathLike[str] | Iterable[Any],
+    *,
+    audit: AuditResult | None = None,
+    normalize: Normalize = AS_LOADED,
+    out: str | PathLike[str] | None = None,
+    limit: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    batch_size: int = 64,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> PromptEffect:
+    """Show what a prompt changes: a classifier's answers before and after, image by image.
+
+    Args:
+        model: a classifier in evaluation mode, or one from `siftlens.load_model`.
+        policy: what is done to it.
+        images: a folder, a glob or a text file of paths, or a collection of images, as for `siftlens.analyze`.
+        audit: of this model, where the policy's maps are made of its cues.
+        normalize: what the model expects of pixels in [0, 1]; not needed for a loaded model.
+        out: folder to write the page, the table and the prompt to; None writes nothing.
+        limit: at most so many images, spread evenly.
+        size: px, or (height, width), for paths and a model that did not come from `load_model`.
+        batch_size: images per forward pass.
+        progress: called with "images", what is done and what there is to do.
+
+    Returns:
+        The answers, with pictures of those that changed.
+
+    Raises:
+        CaptureError: the model cannot be prompted.
+        InputError: an argument is not what was expected, or the folder holds a prompt already.
+        ModelError: the model returns no finite logits.
+        NothingReadableError: not one image can be read.
+    """
+    if out is not None:
+        expect_free(Path(out))
+    source = open_images(images, limit=limit)
+    loaded = as_loaded(model, source, normalize, size)
+    better = prompted(loaded, policy, audit=audit)
+    effect = measure_effect(loaded, better, source, batch_size, progress)
+    if out is not None:
+        write_table(Path(out) / TABLE, effect.table)
+        with atomic_path(Path(out) / PAGE) as path:
+            path.write_text(render_prompt(effect), encoding="utf-8")
+        better.save(out)
+    return effect
+
+
+def expect_free(folder: Path) -> None:
+    """Refuse a folder whose prompt would be overwritten.
+
+    Raises:
+        InputError: it holds one.
+    """
+    if (folder / PROMPT).exists():
+        raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")

@@ -1,0 +1,104 @@
+"""`siftlens prompt` as a user meets it: whole outputs, exit codes, and what lies in the folder."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import siftlens
+from oracles import leaning
+from siftlens.cli.app import app
+
+FACTORY = """
+import sys
+sys.path.insert(0, {folder!r})
+from oracles.leaning import Leaning
+
+def factory():
+    return Leaning(on_object=1, on_cue=2)
+"""
+DROP = '{"tokens": {"keep": 0.8}, "maps": {"cues": 1}}'
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Images, a model file, and an audit of the model."""
+    folder = tmp_path_factory.mktemp("prompt")
+    for number, picture in enumerate(leaning.pictures(240)):
+        path = folder / "images" / leaning.CLASSES[picture.label] / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.pixels).save(path)
+    (folder / "model.py").write_text(FACTORY.format(folder=str(Path(leaning.__file__).parent.parent)))
+    model = siftlens.load_model(f"{folder}/model.py:factory")
+    siftlens.audit(model, folder / "images", vocabularies=("colour",)).save(folder / "audit")
+    return folder
+
+
+def run(place, *arguments):
+    found = CliRunner().invoke(app, ["prompt", "--model", f"{place}/model.py:factory", *map(str, arguments)])
+    return found.exit_code, found.stdout, found.stderr
+
+
+def test_before_and_after(place, tmp_path):
+    out = tmp_path / "out"
+    broken = place / "images" / "green" / "broken.png"
+    broken.write_bytes(b"x")
+    code, told, err = run(
+        place, "--images", place / "images", "--policy", DROP, "--audit", place / "audit", "--out", out
+    )
+    broken.unlink()
+    assert (code, err) == (0, "")
+    table = pd.read_parquet(out / "predictions.parquet")
+    mended = int((table["changed"] & (table["after"] == table["label"])).sum())
+    before, after = ((table[name] == table["label"]).mean() for name in ("before", "after"))
+    assert mended > 10 and after > before
+    spoilt = int(table["changed"].sum()) - mended
+    assert told.splitlines() == [
+        f"report     {out / 'index.html'}",
+        "images     240, and 1 set aside",
+        f"changed    {mended + spoilt} answers ({(mended + spoilt) / 240:.1%})",
+        f"accuracy   {before:.1%} before, {after:.1%} after: {mended} mended, {spoilt} spoilt",
+    ]
+    assert {path.name for path in out.iterdir()} == {"index.html", "predictions.parquet", "prompt.json", "audit"}
+    cues = table.loc[table["changed"] & (table["label"] == "green"), "cues"]
+    assert cues.str.contains("indigo").all()
+    model = siftlens.load_model(f"{place}/model.py:factory")
+    assert siftlens.load_prompted(out, model).policy == siftlens.Policy.from_json(DROP)
+    assert run(place, "--images", place / "images", "--policy", DROP, "--out", out) == (
+        2,
+        "",
+        f"siftlens: error: {out} holds a prompt already; choose another folder, or remove that one first\n",
+    )
+
+
+def test_a_policy_from_a_file_that_does_nothing(place, tmp_path):
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps({}))
+    code, told, _ = run(
+        place, "--images", place / "images", "--policy", file, "--out", tmp_path / "out", "--limit", "30"
+    )
+    assert code == 0
+    assert told.splitlines()[1:3] == ["images     30", "changed    0 answers (0.0%)"]
+    assert "Nothing is done: this is the model as it is." in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--policy", "nowhere.json"],
+            "--policy must be a JSON object or a file of one, there is no file 'nowhere.json'",
+        ),
+        (["--policy", '{"bias": [{"strength": 1000}]}'], "Bias.strength must lie in [-100, 100], got 1000"),
+        (["--policy", DROP], "the policy's maps are made of an audit's cues; pass audit="),
+        (["--policy", '{"bias": [{"strength": 1, "layers": [7]}]}'], "the model has layers 0 to 1, got 7"),
+        (["--policy", "{}", "--audit", "nowhere"], "expected the folder of an audit, but nowhere has no audit.json"),
+    ],
+)
+def test_bad_input(place, tmp_path, arguments, told):
+    code, out, err = run(place, "--images", place / "images", *arguments, "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and err == f"siftlens: error: {told}\n"
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,129 @@
+"""The page of a prompt: what it says of each policy, and that names from outside stay text."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from siftlens.core import PatchGrid
+from siftlens.prompting import Bias, Contrast, Mixture, PixelMask, Policy, TokenChoice
+from siftlens.prompting.effect import Picture, PromptEffect
+from siftlens.report import render_prompt
+from siftlens.report.prompt_page import policy_sentences, prompt_page
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>&{{7*7}}"
+
+
+class Elements(HTMLParser):
+    """Collects start tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def effect(*, labels=("sea", "wood", "sea", "wood", "sea"), labels_match=True, name="small", aside=(), cues=True):
+    before = ["sea", "sea", "wood", "wood", "sea"]
+    after = ["sea", "wood", "sea", "sea", "sea"]
+    table = pd.DataFrame(
+        {
+            "identity": [f"{i}.png" for i in range(5)],
+            "label": list(labels),
+            "before": before,
+            "after": after,
+            "before_p": [0.9, 0.8, 0.7, 0.6, 0.5],
+            "after_p": [0.55, 0.65, 0.75, 0.85, 0.95],
+            "changed": [False, True, True, True, False],
+            "cues": ["", "sea 1 (colour)", "", "wood 2 (sift)", ""] if cues else [None] * 5,
+            "cue_share": [0.0, 0.25, 0.0, 0.5, 0.0] if cues else [np.nan] * 5,
+        }
+    )
+    info = {"model": {"name": name}, "images": 5, "set_aside": list(aside), "labels_match": labels_match}
+    pictures = (Picture(1, b"one", b"two"), Picture(2, b"three", b"four"))
+    return PromptEffect(table, pictures, Policy(bias=(Bias(3.0),)), info, PatchGrid(3, 5, 4, 4))
+
+
+def test_marks_of_changed_answers():
+    page = prompt_page(effect())
+    assert page.lead == ("3 answers of 5 changed (60\u00a0%).", "2 wrong answers became right, 1 right ones wrong.")
+    assert page.facts == (
+        ("5", "images"),
+        ("3", "answers changed"),
+        ("60\u00a0%", "right before"),
+        ("80\u00a0%", "right after"),
+    )
+    first, second = page.changes
+    assert (first.before, first.after, first.verdict) == ("sea (80\u00a0%)", "wood (65\u00a0%)", "mended")
+    assert first.why == "It carries sea 1 (colour), on 25\u00a0% of its patches."
+    assert second.why == "It carries none of the suppressed cues."
+    assert page.unpictured == 1
+    assert page.classes == (("sea", "3", "4", "1"), ("wood", "2", "1", "2"))
+
+
+def test_unknown_labels_are_not_marked():
+    page = prompt_page(effect(labels_match=False, cues=False))
+    assert "it is not known which answers are right" in page.lead[1]
+    assert [change.verdict for change in page.changes] == ["changed", "changed"]
+    assert [change.why for change in page.changes] == ["", ""]
+    assert 'class="mark' not in render_prompt(effect(labels_match=False))
+
+
+@pytest.mark.parametrize(
+    ("policy", "sentences"),
+    [
+        (Policy.identity(), ["Nothing is done: this is the model as it is."]),
+        (
+            Policy(bias=(Bias(-2.0, layers=(1, 2, 3), heads=(0,)),), maps=Mixture(centre=1)),
+            [
+                "Attention to a patch is multiplied by exp(−2.0 × its map), in layers 1 to 3, head 0, and each row "
+                "made to sum to one again.",
+                "The map of a patch says how central it is.",
+            ],
+        ),
+        (
+            Policy(tokens=TokenChoice(0.25), contrast=Contrast(0.5, 0.4), maps=Mixture(keypoints=1, cues=2)),
+            [
+                "The 25\u00a0% of the patches with the highest map are kept; the others are dropped before the "
+                "first block.",
+                "What the 40\u00a0% of the patches with the lowest map say alone is taken off the answer, times 0.5.",
+                "The map of a patch says how many keypoints a patch holds (weight 1) and whether it shows a cue of the "
+                "audit, which counts against it (weight 2).",
+            ],
+        ),
+        (
+            Policy(pixels=PixelMask(0.5, "mean")),
+            [
+                "The 50\u00a0% of the patches with the highest map are kept; the others are painted in the image's "
+                "mean colour.",
+                "The map of a patch says how many keypoints a patch holds.",
+            ],
+        ),
+    ],
+)
+def test_policies_in_words(policy, sentences):
+    assert list(policy_sentences(policy)) == sentences
+
+
+def test_names_from_outside_stay_text_and_nothing_is_fetched():
+    page = render_prompt(effect(labels=[HOSTILE] * 5, name=HOSTILE, aside=[[HOSTILE, HOSTILE]], labels_match=False))
+    elements = Elements(page)
+    assert not [tag for tag, _ in elements.tags if tag == "script"]
+    images = [attrs for tag, attrs in elements.tags if tag == "img"]
+    assert len(images) == 4 and all(attrs["src"].startswith("data:image/jpeg;base64,") for attrs in images)
+    assert all(attrs["alt"] for attrs in images)
+    assert not re.search(r'(?:href|src)="(?!#|data:)', page)
+    assert "script-src 'none'" in page and "default-src 'none'" in page
+    assert "{{7*7}}" in page and "&lt;script&gt;" in page
+
+
+def test_every_link_leads_somewhere():
+    elements = Elements(render_prompt(effect(aside=[["a.png", "cut off"]])))
+    targets = {attrs["id"] for _, attrs in elements.tags if "id" in attrs}
+    links = {attrs["href"][1:] for tag, attrs in elements.tags if tag == "a"}
+    assert links <= targets and "aside" in links
