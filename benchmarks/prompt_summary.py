@@ -1,0 +1,133 @@
+"""Sums the runs of the study of prompting up: head-room first, then every arm, with intervals over seeds."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from prompt_arms import ARMS, FOVEAL, OPERATORS, ORACLES
+
+HEAD_ROOM = 0.10  # gain of the worst group by the oracle, below which a setting says nothing
+DRAWS = 2000
+Run = dict[str, Any]
+
+
+def summarize(runs: Sequence[Run]) -> dict[str, Any]:
+    """Everything that the docs show."""
+    key = lambda run: (run["material"], run["cue"], run["correlation"])  # noqa: E731
+    settings = [
+        {"material": material, "cue": cue, "correlation": correlation, "runs": len(members)} | setting(members)
+        for (material, cue, correlation), group in itertools.groupby(sorted(runs, key=key), key)
+        for members in [list(group)]
+    ]
+    biased = [run for run in runs if run["correlation"] > 0.5]
+    return {"runs": len(runs), "head_room_asked": HEAD_ROOM, "settings": settings, "heads": heads(biased)}
+
+
+def setting(runs: list[Run]) -> dict[str, Any]:
+    """One material, cue and correlation."""
+    operators = {name: operator(runs, name) for name in (*OPERATORS, FOVEAL)}
+    best = max(operators, key=lambda name: operators[name]["head_room"]["mean"])
+    return {
+        "none": figures([run["none"] for run in runs]),
+        "operators": operators,
+        "tuned": figures([run["tuned"]["groups"] for run in runs])
+        | {
+            "gain": interval([min(run["tuned"]["groups"]) - min(run["none"]) for run in runs]),
+            "average_change": interval([mean(run["tuned"]["groups"]) - mean(run["none"]) for run in runs]),
+            "oracle_operator": best,
+            "recovered": recovered(
+                [min(run["tuned"]["groups"]) - min(run["none"]) for run in runs], oracle_gains(runs, best)
+            ),
+            "abstained": sum(set(run["tuned"]["policy"]) <= {"maps"} for run in runs),
+            "kinds": [sorted(set(run["tuned"]["policy"]) - {"maps"}) for run in runs],
+        },
+        "audits_with_harmful_cues": sum(bool(run["harmful_cues"]) for run in runs),
+    }
+
+
+def operator(runs: list[Run], name: str) -> dict[str, Any]:
+    """What one operator does with each arm's maps; the oracle is the better one of both in each run."""
+    oracle = oracle_gains(runs, name)
+    head_room = interval(oracle)
+    told = {arm: figures([run["arms"][arm][name] for run in runs]) for arm in ARMS}
+    for arm in ARMS:
+        gains = [min(run["arms"][arm][name]) - min(run["none"]) for run in runs]
+        told[arm] |= {"gain": interval(gains), "recovered": recovered(gains, oracle)}
+    rivals = ("random", "centre", "gradient")
+    return {
+        "head_room": head_room,
+        "says_nothing": bool(head_room["mean"] < HEAD_ROOM),
+        "arms": told,
+        "keypoints_over": {
+            rival: interval([min(run["arms"]["keypoints"][name]) - min(run["arms"][rival][name]) for run in runs])
+            for rival in rivals
+        },
+    }
+
+
+def oracle_gains(runs: list[Run], name: str) -> list[float]:
+    return [max(min(run["arms"][arm][name]) for arm in ORACLES) - min(run["none"]) for run in runs]
+
+
+def figures(groups: list[list[float]]) -> dict[str, Any]:
+    """Worst-group and average accuracy, all groups, and the gap between cues that agree and cues drawn by lot."""
+    return {
+        "worst": interval([min(four) for four in groups]),
+        "average": interval([mean(four) for four in groups]),
+        "groups": np.mean(groups, axis=0).round(4).tolist(),
+        "gap": interval([mean([four[0], four[3]]) - mean(four) for four in groups]),
+    }
+
+
+def heads(runs: list[Run]) -> dict[str, Any]:
+    """Over the heads of a model: how a statistic goes with what switching the head off does to images against the cue.
+
+    Spearman's correlation in each run, and its mean over runs with an interval; positive: the higher the statistic, the
+    more these images gain without the head.
+    """
+    told: dict[str, Any] = {}
+    for name in ("keypoint_pull", "cue_mass", "true_cue_mass"):
+        found = [one for run in runs if (one := correlation_of(run, lambda head, name=name: head[name])) is not None]
+        told[name] = interval(found) | {"runs": len(found)}
+    largest = [max(gain_without(run, head) for head in run["heads"]) for run in runs]
+    return {"correlations": told, "largest_gain_by_one_head": interval(largest)}
+
+
+def correlation_of(run: Run, statistic: Callable[[dict[str, Any]], float | None]) -> float | None:
+    values = [statistic(head) for head in run["heads"]]
+    gains = [gain_without(run, head) for head in run["heads"]]
+    if any(value is None for value in values) or len(set(values)) < 2 or len(set(gains)) < 2:
+        return None
+    return float(stats.spearmanr(values, gains).statistic)
+
+
+def gain_without(run: Run, head: dict[str, Any]) -> float:
+    """Accuracy on images that go against the cue without a head, minus that with it."""
+    return mean(head["groups"][1:3]) - mean(run["none"][1:3])
+
+
+def recovered(gains: list[float], oracle: list[float]) -> dict[str, float | None]:
+    """Mean gain over the oracle's, with a 95 % percentile interval of a bootstrap over runs; None without head-room."""
+    if np.mean(oracle) < HEAD_ROOM:
+        return {"share": None, "low": None, "high": None}
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(gains), size=(DRAWS, len(gains)))
+    shares = np.array(gains)[drawn].mean(axis=1) / np.maximum(np.array(oracle)[drawn].mean(axis=1), 1e-6)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    share = np.mean(gains) / np.mean(oracle)
+    return {"share": round(float(share), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean over runs and its 95 % interval by Student's t."""
+    if len(values) < 2:
+        return {"mean": round(mean(values), 4) if len(values) else None, "low": None, "high": None}
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return {"mean": round(mean(values), 4), "low": round(mean(values) - half, 4), "high": round(mean(values) + half, 4)}
+
+
+def mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
