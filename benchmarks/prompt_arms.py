@@ -25,8 +25,8 @@ OPERATORS: dict[str, Policy] = {
     "bias 10": Policy(bias=(Bias(10.0),)),
     "tokens 1/3": Policy(tokens=TokenChoice(1 / 3)),
     "tokens 3/4": Policy(tokens=TokenChoice(3 / 4)),
-    "contrast 2/3": Policy(contrast=Contrast(1.0, view=2 / 3)),
-    "contrast 1/4": Policy(contrast=Contrast(1.0, view=1 / 4)),
+    "contrast 1 of 2/3": Policy(contrast=Contrast(1.0, view=2 / 3)),
+    "contrast 1/2 of 1/4": Policy(contrast=Contrast(0.5, view=1 / 4)),
     "early pixel mask 1/3": Policy(pixels=PixelMask(1 / 3, "mean")),
 }
 FOVEAL = "foveal mask 10"  # the class token's rows alone, as FALIP does

@@ -86,17 +86,29 @@ def test_no_image_goes_against_the_cue(leaning, audit):
 
 
 def test_a_gain_that_costs_too_much_is_refused(leaning, audit, monkeypatch):
-    """Each policy mends what goes against the cue and spoils a tenth of the rest."""
+    """Each policy mends a third of what goes against the cue and spoils two thirds of the rest."""
 
     def right(self, policy, _maps):
         if policy.does_nothing:
             return ~self.against
-        spoilt = np.arange(len(self.groups)) % 5 == 0
-        return self.against | ~spoilt
+        answers = ~self.against & (np.arange(len(self.groups)) // 2 % 3 == 0)
+        answers[np.flatnonzero(self.against)[:10]] = True
+        return answers
 
     monkeypatch.setattr(Validation, "right", right)
     assert tuned(leaning, audit) == Policy.identity()
-    assert tuned(leaning, audit, max_loss=0.2) != Policy.identity()
+    assert tuned(leaning, audit, max_loss=0.05) == Policy.identity()
+    assert tuned(leaning, audit, max_loss=0.25) != Policy.identity()
+
+
+def test_the_average_counts_groups_alike(leaning, audit, monkeypatch):
+    """All that goes against the cue is mended, a third of the rest spoilt: fewer right answers, but not by group."""
+
+    def right(self, policy, _maps):
+        return ~self.against if policy.does_nothing else self.against | (np.arange(len(self.groups)) // 2 % 3 > 0)
+
+    monkeypatch.setattr(Validation, "right", right)
+    assert tuned(leaning, audit) != Policy.identity()
 
 
 @pytest.mark.parametrize(("mended", "believed"), [(6, False), (7, True)])
@@ -110,7 +122,7 @@ def test_a_gain_that_may_be_chance_is_refused(leaning, audit, monkeypatch, mende
         return answers
 
     monkeypatch.setattr(Validation, "right", right)
-    monkeypatch.setattr(Validation, "worst", lambda _self, answers: float(answers.mean()))
+    monkeypatch.setattr(Validation, "by_group", lambda _self, answers: np.array([answers.mean()]))
     assert (tuned(leaning, audit) != Policy.identity()) is believed
 
 

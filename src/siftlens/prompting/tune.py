@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import nn
 
@@ -23,7 +23,7 @@ from siftlens.prompting.validation import Validation, read_validation
 
 _CLEAR = 0.01  # p of the sign test below which the gain is believed
 _STRENGTHS = (2.0, 5.0, 20.0)  # 20: the cue's patches are as good as gone
-_LAMBDAS = (0.5, 1.0)
+_LAMBDAS = (0.25, 0.5, 1.0)
 _VIEWS = (0.25, 0.5, 0.75)
 _KEEPS = (0.75, 0.5, 0.25)
 
@@ -42,9 +42,12 @@ def tune_prompt(
     """Choose a policy by the accuracy of the worst group, on images that neither trained nor audited the model.
 
     No group labels are needed: an image's group is its class, and whether the audit's harmful cues speak for or against
-    that class in it. Tried are attention biases on all layers, either half, and the heads that look at the cue most;
-    token choice, pixel masking, and logit contrast, each on the cues alone, and token choice also with keypoints; then
-    the best bias together with the best contrast.
+    that class in it. The average counts all groups alike: in a split that is as biased as the training images, the
+    shortcut is right for most of them, and undoing it looks like a loss.
+
+    Tried are attention biases on all layers, either half, and the heads that look at the cue most; token choice, pixel
+    masking, and logit contrast, each on the cues alone, and token choice also with keypoints; then the best bias
+    together with the best contrast.
 
     `Policy.identity()` comes back where the audit found no harmful cue, where no group that goes against the cues has 8
     images, where no policy keeps the average accuracy, or where the gain on the images that go against the cues is not
@@ -56,7 +59,7 @@ def tune_prompt(
         validation: a folder, a glob or a text file of paths, or a collection of images, as for `siftlens.audit`.
         labels: class of each image; None for the first folder of its path.
         normalize: what the model expects of pixels in [0, 1]; not needed for a loaded model.
-        max_loss: by how much the average accuracy may fall, in [0, 1].
+        max_loss: by how much the average accuracy, over groups alike, may fall, in [0, 1].
         size: px, or (height, width), for paths and a model that did not come from `load_model`.
         batch_size: images per forward pass.
 
@@ -82,9 +85,9 @@ def tune_prompt(
     allowed = [
         trial
         for trial in search.everything()
-        if trial.right.mean() >= plain.right.mean() - max_loss and trial.worst > plain.worst
+        if trial.average >= plain.average - max_loss and trial.worst > plain.worst
     ]
-    best = max(allowed, key=lambda trial: (trial.worst, trial.right.mean()), default=plain)
+    best = max(allowed, key=lambda trial: (trial.worst, trial.average), default=plain)
     return best.policy if _clear_gain(plain.right[split.against], best.right[split.against]) else Policy.identity()
 
 
@@ -92,7 +95,17 @@ def tune_prompt(
 class _Trial:
     policy: Policy
     right: Bool[np.ndarray, " image"]
-    worst: float
+    groups: Float[np.ndarray, " group"]
+
+    @property
+    def worst(self) -> float:
+        """Accuracy of the worst group."""
+        return float(self.groups.min())
+
+    @property
+    def average(self) -> float:
+        """Accuracy with all groups counted alike."""
+        return float(self.groups.mean())
 
 
 class _Search:
@@ -107,7 +120,7 @@ class _Search:
     def tried(self, policy: Policy) -> _Trial:
         maps = self._maps.get(policy.maps, self._maps[self._cues])
         right = self._split.right(policy, maps)
-        return _Trial(policy, right, self._split.worst(right))
+        return _Trial(policy, right, self._split.by_group(right))
 
     def everything(self) -> Iterator[_Trial]:
         """Each kind of policy, then the best two together."""

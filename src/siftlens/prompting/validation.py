@@ -61,10 +61,10 @@ class Validation:
                 answers.append(logits_of(self.model.module, x).argmax(dim=1).cpu())
         return np.asarray(torch.cat(answers).numpy() == self.logit)
 
-    def worst(self, right: Bool[np.ndarray, " image"]) -> float:
-        """Accuracy of the worst group that has enough images."""
-        sizes = np.bincount(self.groups)
-        return min(float(right[self.groups == group].mean()) for group in np.flatnonzero(sizes >= FEW))
+    def by_group(self, right: Bool[np.ndarray, " image"]) -> Float[np.ndarray, " group"]:
+        """Accuracy of each group that has enough images."""
+        large = np.flatnonzero(np.bincount(self.groups) >= FEW)
+        return np.array([right[self.groups == group].mean() for group in large])
 
     @property
     def against(self) -> Bool[np.ndarray, " image"]:
