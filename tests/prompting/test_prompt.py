@@ -80,6 +80,29 @@ def is_mlp(module):
     return type(module).__name__ in ("Mlp", "MLPBlock") or "c_fc" in dict(module.named_children())
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_tokens_are_dropped_or_the_model_is_refused(name):
+    """No architecture lets a token choice pass without effect."""
+    model, x, maps = setting(name)
+    if name in PLAIN:
+        first, second = (prompted(model, x, Policy(tokens=TokenChoice(0.4)), sign * maps) for sign in (1, -1))
+        assert (first - second).abs().max() > 1e-3
+    else:
+        with pytest.raises(CaptureError, match=r"tokens cannot be dropped one by one|needs a model that returns a row"):
+            prompted(model, x, Policy(tokens=TokenChoice(0.4)), maps)
+
+
+@pytest.mark.parametrize(
+    "part", [{"tokens": TokenChoice(0.4)}, {"pixels": PixelMask(0.4)}, {"contrast": Contrast(0.5, view=0.4)}]
+)
+def test_every_part_in_bfloat16(part):
+    model, x, maps = setting()
+    wide = prompted(model, x, Policy(**part), maps)
+    low = prompted(model.bfloat16(), x.bfloat16(), Policy(**part), maps)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), wide, atol=0.1, rtol=0.1)
+
+
 def test_token_choice_against_the_model_run_by_hand():
     model, x, maps = setting()
     true = by_hand(model, x, highest(maps, 0.4))
@@ -356,6 +379,16 @@ def test_another_input_size_makes_another_plan():
     with torch.no_grad(), prompt(model, STRONG, torch.rand(2, 15), plan=prompting.plan) as second:
         model(large)
     assert second.plan.layout.grid.patches == 15 and prompting.plan.layout.grid.patches == 9
+
+
+def test_the_plan_of_another_model_is_refused():
+    model, x, maps = setting()
+    with torch.no_grad(), prompt(model, STRONG, maps) as prompting:
+        model(x)
+    other = model_of(ZOO["timm-vit"], seed=1)
+    with pytest.raises(InputError, match="the plan is of another model"):
+        with prompt(other, STRONG, maps, plan=prompting.plan):
+            other(x)
 
 
 def test_a_model_that_changes_after_its_trial_is_refused():

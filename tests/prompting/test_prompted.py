@@ -167,6 +167,9 @@ def test_whose_audit_it_is(leaning, audit):
     torch.nn.init.zeros_(other.place)
     with pytest.raises(InputError, match="the audit is of a model with other weights"):
         prompted(other, SUPPRESS, normalize=None, audit=audit)
+    with pytest.raises(InputError, match="the policy's maps take nothing from it; give maps.cues a weight"):
+        prompted(leaning, Policy(bias=(Bias(3.0),)), normalize=None, audit=audit)
+    assert prompted(leaning, Policy.identity(), normalize=None, audit=audit).audit is None
     with pytest.raises(InputError, match=r"the audit's cues are of 5x7 patches of 4x4 px, the model has 7x5 of 4x4 px"):
         mixed_maps(PIXELS, PatchGrid(7, 5, 4, 4), Mixture(cues=1), audit)
     with pytest.raises(InputError, match=r"expected rows of the \d+ cues in Mixture.rows, got 99"):
@@ -189,6 +192,25 @@ def test_under_compile_it_runs_apart_from_the_graph():
         torch.testing.assert_close(torch.compile(better, backend="eager")(x), better(x))
         outer = torch.compile(lambda y: better(y) + 1, backend="eager")
         torch.testing.assert_close(outer(x), better(x) + 1)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_every_grad_mode_sees_the_same(leaning, audit, mode):
+    better = prompted(leaning, Policy(bias=(Bias(3.0),), maps=Mixture(cues=1, centre=1)), normalize=None, audit=audit)
+    with torch.no_grad():
+        true = better(images())
+    with mode():
+        found = better(images())
+    torch.testing.assert_close(found.detach().clone(), true, atol=1e-6, rtol=1e-6)
+
+
+def test_it_stands_where_the_model_stood(leaning, audit):
+    """An audit of the prompted model finds that its answers hang on the cue less than the model's own."""
+    policy = Policy(tokens=TokenChoice(0.8), maps=Mixture(cues=1.0))
+    better = prompted(leaning, policy, normalize=None, audit=audit)
+    labels = [picture.label for picture in PICTURES]
+    again = siftlens.audit(better, PIXELS, labels, normalize=None, vocabularies=("colour",))
+    assert "harmful reliance" not in set(again.cues["verdict"])
 
 
 def test_a_copy_is_as_good():

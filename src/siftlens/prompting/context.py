@@ -169,7 +169,7 @@ def prompt(
 
     Raises:
         InputError: maps that do not fit or are not finite, layers or heads that are not there, a share that leaves no
-            patch, no class head for a contrast.
+            patch, no class head for a contrast, a plan of another model.
         CaptureError: a model whose attention cannot be read, whose tokens cannot be dropped, that is compiled, prompted
             already, or called from another thread; no forward pass inside.
 
@@ -183,6 +183,8 @@ def prompt(
     if not bool(torch.isfinite(maps).all()):
         raise InputError(f"maps must be finite, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")
     refuse_unreadable(model)
+    if plan is not None and not plan.is_of(model):
+        raise InputError("the plan is of another model; leave out plan=, or pass that of a context on this one")
     prompting = Prompting(model, policy, maps, plan)
     with _lock:
         if model in _prompted:

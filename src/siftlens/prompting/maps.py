@@ -138,6 +138,23 @@ def expect_grid(audit: AuditResult, grid: PatchGrid) -> None:
         )
 
 
+def expect_same_model(audit: AuditResult, weights_hash: str) -> None:
+    """Refuse an audit of another model: what its cues do there says nothing of this one.
+
+    Args:
+        audit: any.
+        weights_hash: of the model that is to be prompted.
+
+    Raises:
+        InputError: it is of other weights.
+    """
+    theirs = audit.info["model"]["weights_hash"]
+    if theirs != weights_hash:
+        raise InputError(
+            f"the audit is of a model with other weights ({theirs[:8]}, these are {weights_hash[:8]}); audit this one"
+        )
+
+
 def _of_largest(values: Float[np.ndarray, "rows cols"]) -> Float[Tensor, " patch"]:
     """Values over the largest of them; 0 where all are."""
     return torch.from_numpy(values / max(float(values.max()), 1e-12)).float().flatten()

@@ -19,7 +19,7 @@ from siftlens.models import LoadedModel
 from siftlens.models.checkpoints import hash_weights
 from siftlens.models.given import AS_LOADED, Normalize, normalization_of
 from siftlens.prompting.context import prompt
-from siftlens.prompting.maps import cue_rows, expect_grid, kinds_of, mixed_maps
+from siftlens.prompting.maps import cue_rows, expect_grid, expect_same_model, kinds_of, mixed_maps
 from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 
@@ -154,7 +154,8 @@ def prompted(
         audit: of this model, where the maps are made of its cues.
 
     Raises:
-        InputError: a normalisation that is missing or unknown; cues without an audit, or an audit of another model.
+        InputError: a normalisation that is missing or unknown; cues without an audit, an audit without cues to
+            suppress, or one of another model.
 
     Example:
         >>> better = siftlens.prompted(model, policy, normalize="imagenet", audit=audit)
@@ -170,13 +171,12 @@ def prompted(
     if policy.maps.cues:
         if audit is None:
             raise InputError("the policy's maps are made of an audit's cues; pass audit=")
-        theirs = audit.info["model"]["weights_hash"]
-        if theirs != weights_hash:
-            raise InputError(
-                f"the audit is of a model with other weights ({theirs[:8]}, these are {weights_hash[:8]}); "
-                "audit this one"
-            )
+        expect_same_model(audit, weights_hash)
         cue_rows(audit, policy.maps)
+    elif audit is not None and not policy.does_nothing:
+        raise InputError(
+            "an audit was given, but the policy's maps take nothing from it; give maps.cues a weight, or leave it out"
+        )
     return Prompted(module, policy, normalization, audit if policy.maps.cues else None, weights_hash)
 
 

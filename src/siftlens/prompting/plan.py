@@ -59,6 +59,10 @@ class Plan:
         self._example = trial.noise(2)
         self._find_sites(trial)
 
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether the plan was made of this very module."""
+        return self._model is model
+
     def fits(self, images: Float[Tensor, "image channel height width"]) -> bool:
         """Whether the plan was made for images of this size, type and device."""
         return self._like == _likeness(images)

@@ -17,7 +17,7 @@ from siftlens.core import InputError
 from siftlens.data import open_images
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
-from siftlens.prompting.maps import harmful_rows, mixed_maps
+from siftlens.prompting.maps import expect_same_model, harmful_rows, mixed_maps
 from siftlens.prompting.policy import Bias, Contrast, Mixture, PixelMask, Policy, TokenChoice
 from siftlens.prompting.validation import Validation, read_validation
 
@@ -68,16 +68,18 @@ def tune_prompt(
 
     Raises:
         CaptureError: the model cannot be prompted.
-        InputError: labels that do not match, an audit of another grid, a `max_loss` out of range.
+        InputError: labels that do not match, an audit of another model or grid, a `max_loss` out of range.
         NothingReadableError: not one image can be read.
     """
     if not 0 <= max_loss <= 1:
         raise InputError(f"max_loss must lie in [0, 1], got {max_loss!r}")
+    source = open_images(validation)
+    loaded = as_loaded(model, source, normalize, size)
+    expect_same_model(audit, loaded.weights_hash)
     rows = harmful_rows(audit)
     if not rows:
         return Policy.identity()
-    source = open_images(validation)
-    split = read_validation(as_loaded(model, source, normalize, size), audit, source, labels, batch_size)
+    split = read_validation(loaded, audit, source, labels, batch_size)
     if not split.against.any():
         return Policy.identity()
     search = _Search(split, audit, rows)
