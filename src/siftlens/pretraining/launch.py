@@ -1,5 +1,6 @@
 """Lightning Fabric: one process or, under torchrun, many."""
 
+import ctypes
 import logging
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _DEVICES = ("auto", "cpu", "cuda")
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+_TRIM, _MMAP = (-1, 2**31 - 1), (-3, 2**25)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc's mallopt, at their greatest
 
 
 def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
@@ -39,6 +41,8 @@ def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
     if precision is not None and precision not in _PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if accelerator == "cpu":
+        _keep_memory()
     if precision is None:
         precision = "bf16" if _has_bf16(accelerator) else "fp32"
     many = TorchElasticEnvironment.detect()
@@ -66,6 +70,14 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def _keep_memory() -> None:
+    """Have glibc keep freed memory: given back and taken anew in each step, it costs a fifth of the time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc's alone
+        for parameter, value in (_TRIM, _MMAP):
+            mallopt(parameter, value)
 
 
 def _has_bf16(accelerator: str) -> bool:
