@@ -1,5 +1,7 @@
 """Tuning: helps a model that leans on a cue, leaves others alone, and gives up rather than cost accuracy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,20 @@ def test_no_image_goes_against_the_cue(leaning, audit):
     assert tuned(leaning, audit, agreeing) == Policy.identity()
     few = agreeing + [image for image in HELD_OUT if image.label != image.cue][:7]
     assert tuned(leaning, audit, few) == Policy.identity()
+
+
+def test_cues_are_also_tried_one_by_one(leaning, audit, monkeypatch):
+    """Two cues do harm, and only the second one's patches, suppressed alone, mend what goes against it."""
+    rest = len(audit.cues) - 2
+    verdicts, dependence = ["harmful reliance"] * 2 + ["relied on"] * rest, [1.0] + [0.1] * (1 + rest)
+    both = replace(audit, cues=audit.cues.assign(verdict=verdicts, dependence=dependence))
+
+    def right(self, policy, maps):
+        alone = policy.maps.rows == (1,) and torch.equal(maps, -torch.from_numpy(self.cues[1]).float())
+        return ~self.against | alone
+
+    monkeypatch.setattr(Validation, "right", right)
+    assert tuned(leaning, both).maps.rows == (1,)
 
 
 def test_a_gain_that_costs_too_much_is_refused(leaning, audit, monkeypatch):

@@ -1,5 +1,6 @@
 """`tune_prompt`: which policy helps the images that a model's shortcut misleads, on a small labelled split."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -26,6 +27,7 @@ _STRENGTHS = (2.0, 5.0, 20.0)  # 20: the cue's patches are as good as gone
 _LAMBDAS = (0.25, 0.5, 1.0)
 _VIEWS = (0.25, 0.5, 0.75)
 _KEEPS = (0.75, 0.5, 0.25)
+_ALONE = 3  # cues that are also tried one by one: with all of them, part of the object may go
 
 
 def tune_prompt(
@@ -47,7 +49,7 @@ def tune_prompt(
 
     Tried are attention biases on all layers, either half, and the heads that look at the cue most; token choice, pixel
     masking, and logit contrast, each on the cues alone, and token choice also with keypoints; then the best bias
-    together with the best contrast.
+    together with the best contrast; and a bias on each of the first three cues alone.
 
     `Policy.identity()` comes back where the audit found no harmful cue, where no group that goes against the cues has 8
     images, where no policy keeps the average accuracy, or where the gain on the images that go against the cues is not
@@ -115,18 +117,22 @@ class _Search:
         self._split = split
         self._cues = Mixture(cues=1.0, rows=rows)
         self._both = Mixture(cues=1.0, keypoints=0.5, rows=rows)
+        self._alone = [Mixture(cues=1.0, rows=(row,)) for row in rows[:_ALONE] if len(rows) > 1]
         cued = -torch.from_numpy(split.cued).float()
         keypoints = mixed_maps(split.pixels, audit.vocabulary.grid, Mixture(keypoints=1.0))
         self._maps = {self._cues: cued, self._both: (cued + 0.5 * keypoints) / 1.5}
+        self._maps |= {
+            mixture: -torch.from_numpy(patches).float()
+            for mixture, patches in zip(self._alone, split.cues, strict=False)
+        }
 
     def tried(self, policy: Policy) -> _Trial:
-        maps = self._maps.get(policy.maps, self._maps[self._cues])
-        right = self._split.right(policy, maps)
+        right = self._split.right(policy, self._maps.get(policy.maps, self._maps[self._cues]))
         return _Trial(policy, right, self._split.by_group(right))
 
     def everything(self) -> Iterator[_Trial]:
         """Each kind of policy, then the best two together."""
-        biases = [self.tried(self._biased(bias)) for bias in self._biases()]
+        biases = [self.tried(Policy(bias=bias, maps=self._cues)) for bias in self._biases()]
         contrasts = [
             self.tried(Policy(contrast=Contrast(strength, view), maps=self._cues))
             for strength in _LAMBDAS
@@ -140,9 +146,8 @@ class _Search:
                 yield self.tried(Policy(tokens=TokenChoice(keep), maps=maps))
         bias, contrast = (max(kind, key=lambda trial: trial.worst).policy for kind in (biases, contrasts))
         yield self.tried(replace(bias, contrast=contrast.contrast))
-
-    def _biased(self, bias: tuple[Bias, ...]) -> Policy:
-        return Policy(bias=bias, maps=self._cues)
+        for strength, maps in itertools.product(_STRENGTHS, self._alone):
+            yield self.tried(Policy(bias=(Bias(strength),), maps=maps))
 
     def _biases(self) -> Iterator[tuple[Bias, ...]]:
         depth = len(self._split.plan.heads)

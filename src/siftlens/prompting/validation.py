@@ -32,7 +32,7 @@ class Validation:
         model: the classifier.
         pixels: what it sees of each image.
         logit: index of each image's right logit.
-        cued: patches of any harmful cue.
+        cues: patches of each harmful cue.
         groups: 2 * class + 1 where the harmful cues speak against the label, else 2 * class.
         plan: of the model.
         batch_size: images per forward pass.
@@ -41,10 +41,15 @@ class Validation:
     model: LoadedModel
     pixels: Sequence[UInt8[np.ndarray, "height width 3"]]
     logit: Int[np.ndarray, " image"]
-    cued: Bool[np.ndarray, "image patch"]
+    cues: Bool[np.ndarray, "cue image patch"]
     groups: Int[np.ndarray, " image"]
     plan: Plan
     batch_size: int
+
+    @property
+    def cued(self) -> Bool[np.ndarray, "image patch"]:
+        """Patches of any harmful cue."""
+        return np.asarray(self.cues.any(axis=0))
 
     def batches(self) -> Iterator[tuple[slice, Float[Tensor, "image 3 height width"]]]:
         """Places and inputs, batch by batch."""
@@ -103,7 +108,7 @@ def read_validation(
     labels_index = np.array([classes.index(name) for name in names])
     plan = Plan(model.module, (first,), {})
     rows = harmful_rows(audit)
-    nowhere = np.zeros((len(pixels), plan.layout.grid.patches), bool)
+    nowhere = np.zeros((0, len(pixels), plan.layout.grid.patches), bool)
     bare = Validation(model, pixels, logit[labels_index], nowhere, 2 * labels_index, plan, batch_size)
     found = np.concatenate(
         [
@@ -113,7 +118,7 @@ def read_validation(
         axis=1,
     )
     groups = bare.groups + speaks_against(audit, rows, found.mean(axis=2), names)
-    return replace(bare, cued=np.asarray(found.any(axis=0)), groups=groups)
+    return replace(bare, cues=found, groups=groups)
 
 
 def speaks_against(
