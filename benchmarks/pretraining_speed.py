@@ -1,0 +1,228 @@
+"""What a step of pre-training costs, part by part, and against other libraries' masked autoencoders.
+
+    python benchmarks/pretraining_speed.py --data ../shared/data/imagenette-128/train      on a quiet machine
+
+One process; what is compared takes turns, figures are medians over rounds. Writes
+benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it into docs/pretraining.md.
+
+- study: seconds per step of every arm, batch included, and what a run pays once: decoding, detection.
+- guidance: mapping, binning, noise and the choice of decoded patches, as a share of the guided arms' steps, with one
+  thread and with two.
+- partial: the time that partial decoding saves over the time that its FLOPs predict, with the lean decoder and MAE's.
+- libraries: images/s with random masks, same sizes, batch, dtype and pixels.
+- decoding: a step's views from images held in memory, and from files anew.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+import machine
+from pretraining_arms import ARMS, BASE, GUIDED, SHARE, flops_per_step, settings_of, some_images
+from pretraining_rivals import LIBRARIES, siftlens_step
+from siftlens.keypoints import KeypointStore
+from siftlens.patchmaps import Shrinking
+from siftlens.pretraining import DecoderSettings, PartialDecoding, PretrainSettings, detect_images
+from siftlens.pretraining.batches import Batches
+from siftlens.pretraining.build import build
+from siftlens.pretraining.choice import split
+from siftlens.pretraining.images import HeldImages, hold
+from siftlens.pretraining.launch import launch
+from siftlens.pretraining.learner import Learner
+from siftlens.pretraining.pretrain import guide_of
+from siftlens.pretraining.randomness import image_keys
+from siftlens.pretraining.views import draw_boxes
+
+PRECISION = "bf16"
+MAES = DecoderSettings(512, 8, 16)
+SMALL = replace(BASE, model="vit_small_patch16_224", architecture={}, size=224, source=224, batch_size=8)
+CASES = {
+    "the study's encoder, decoder 64x2": BASE,
+    "the study's encoder, decoder 512x8": replace(BASE, decoder=MAES, batch_size=16),
+    "ViT-S/16 at 224 px, decoder 192x4": replace(SMALL, decoder=DecoderSettings(192, 4, 3)),
+    "ViT-S/16 at 224 px, decoder 512x8": replace(SMALL, decoder=MAES),
+}
+COMPARED = (("fp32", "the study's encoder, decoder 64x2"), *(("bf16", case) for case in CASES))
+
+
+class Material:
+    """Images in memory, their keypoints, and what either cost.
+
+    Args:
+        data: folder of images.
+        work: for files that are not kept.
+        limit: images.
+    """
+
+    def __init__(self, data: Path, work: Path, limit: int):
+        self.listed = some_images(data, limit, work / "images.txt")
+        self.decode = partial(hold, self.listed, Shrinking(BASE.side, BASE.side), spill=work / "squares.npy")
+        self.held: HeldImages = self.decode()
+        self.store: KeypointStore = detect_images(self.listed, work / "keypoints", side=BASE.side)[0]
+        self.work = work
+
+    def batches(self, settings: PretrainSettings) -> Batches:
+        """Batches of these images."""
+        grid = build(settings)[0].layout.grid
+        return Batches(self.held, guide_of(settings, self.store, self.held, grid), grid, settings)
+
+    def detect(self) -> None:
+        """Decode and detect anew, in this process."""
+        detect_images(self.listed, self.work / "again", side=BASE.side)
+        (self.work / "again").unlink()
+
+
+def steps_of_arms(material: Material, rounds: int) -> dict[str, Any]:
+    """Seconds of a step of each arm of the study, its batch included."""
+    found = machine.take_turns({arm: next_step(material, settings_of(arm)) for arm in ARMS}, rounds)
+    return {
+        arm: {"seconds": median(times), "gflops": round(flops_per_step(settings_of(arm)) / 1e9, 3)}
+        for arm, times in found.items()
+    }
+
+
+def next_step(material: Material, settings: PretrainSettings) -> Callable[[], Any]:
+    """What does the next step of a training whenever it is called."""
+    model, normalization = build(settings)
+    batches = material.batches(settings)
+    learner = Learner(launch("cpu", PRECISION), model, normalization, settings, batches.steps)
+    numbers = cycle(range(batches.steps))
+
+    def step() -> None:
+        number = next(numbers)
+        learner.step(number, [batches.part(number, 0, 1)])
+
+    return step
+
+
+def guidance(material: Material, threads: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of a batch's guidance and of a step, and the one's share of the other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    settings = settings_of("keypoint-partial")
+    grid = build(settings)[0].layout.grid
+    guide = guide_of(settings, material.store, material.held, grid)
+    assert guide is not None
+    images = torch.arange(settings.batch_size)
+    keys = image_keys(0, 0, images)
+    boxes = draw_boxes(keys, settings.side, settings.smallest_crop)
+    count = partial(guide, images, keys, boxes, torch.empty(0))
+    counts = count()
+    noise = partial(GUIDED.noise, counts, progress=0.5, keys=keys)
+    masked = split(noise(), GUIDED.visible(grid.patches))[1]
+    arms = {
+        "mapping and binning": count,
+        "noise": noise,
+        "choice of decoded patches": partial(settings.decoding.choose, masked, counts, keys),
+        "step, keypoint-high": next_step(material, settings_of("keypoint-high")),
+        "step, keypoint-partial": next_step(material, settings),
+    }
+    found = {name: 1e3 * median(times) for name, times in machine.take_turns(arms, 5 * rounds).items()}
+    torch.set_num_threads(before)
+    high = found["mapping and binning"] + found["noise"]
+    share = {
+        "keypoint-high": high / found["step, keypoint-high"],
+        "keypoint-partial": (high + found["choice of decoded patches"]) / found["step, keypoint-partial"],
+    }
+    return {
+        "milliseconds": {name: round(time, 3) for name, time in found.items()},
+        "share": {arm: round(value, 4) for arm, value in share.items()},
+    }
+
+
+def partial_decoding(rounds: int) -> dict[str, Any]:
+    """Time that decoding a half and a third saves, over what the FLOPs predict."""
+    result = {}
+    for name, whole in CASES.items():
+        shares = {share: replace(whole, decoding=PartialDecoding(share, 0.0)) for share in (1.0, 1 / 2, SHARE)}
+        views = pixels(whole)
+        times = machine.take_turns(
+            {f"{share:.2f}": siftlens_step(settings, PRECISION, views) for share, settings in shares.items()}, rounds
+        )
+        ratios = machine.ratios(times, "1.00")
+        flops = {f"{share:.2f}": flops_per_step(settings) for share, settings in shares.items()}
+        result[name] = {
+            share: row
+            | {"flops": round(flops[share] / flops["1.00"], 4)}
+            | ({} if share == "1.00" else {"reached": reached(row["ratio"], flops[share] / flops["1.00"])})
+            for share, row in ratios.items()
+        }
+    return result
+
+
+def reached(time: float, flops: float) -> float:
+    """Saved time over the saving that FLOPs predict."""
+    return round((1 - time) / (1 - flops), 3)
+
+
+def libraries(rounds: int) -> list[dict[str, Any]]:
+    """Images per second of one library beside the other."""
+    result = []
+    for precision, name in COMPARED:
+        settings = CASES[name]
+        views = pixels(settings)
+        steps = {library: made(settings, precision, views) for library, made in LIBRARIES.items()}
+        found = machine.ratios(machine.take_turns(steps, rounds), "siftlens")
+        rows = {
+            library: {"images_per_second": round(settings.batch_size / row["seconds"], 2), **row}
+            for library, row in found.items()
+        }
+        result.append({"case": name, "precision": precision, "batch": settings.batch_size, "libraries": rows})
+    return result
+
+
+def pixels(settings: PretrainSettings) -> torch.Tensor:
+    shape = (settings.batch_size, 3, settings.size, settings.size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def once(material: Material) -> dict[str, float]:
+    """Milliseconds per image of what a run does once, and of a view from memory: medians of three."""
+    batches = material.batches(settings_of("random"))
+    every = torch.arange(BASE.batch_size)
+    arms = {"decoding": material.decode, "decoding and detection": material.detect}
+    found = {name: 1e3 * median(times) / len(material.held) for name, times in machine.take_turns(arms, 3).items()}
+    views = machine.take_turns({"view": lambda: batches.views(every, 0, progress=0.0)}, 20)["view"]
+    return {name: round(value, 4) for name, value in (found | {"view": 1e3 * median(views) / len(every)}).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder of images")
+    parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    start = perf_counter()
+    with tempfile.TemporaryDirectory() as work:
+        material = Material(given.data, Path(work), given.images)
+        arms = steps_of_arms(material, 3 * given.rounds)
+        each = once(material)
+        total = len(list(given.data.rglob("*.jpg")))
+        result = {
+            "precision": PRECISION,
+            "rounds": given.rounds,
+            "study": {
+                "arms": arms,
+                "steps_per_epoch": total // BASE.batch_size,
+                "decoding_seconds": round(each["decoding"] * total / 1e3, 2),
+                "detection_seconds": round(each["decoding and detection"] * total / 1e3, 2),
+            },
+            "milliseconds_per_image": each,
+            "guidance": {str(threads): guidance(material, threads, given.rounds) for threads in (1, 2)},
+            "partial": partial_decoding(given.rounds),
+            "libraries": libraries(given.rounds),
+        }
+    print(machine.save_result("pretraining-speed", result | {"seconds": round(perf_counter() - start)}))
+
+
+if __name__ == "__main__":
+    main()
