@@ -24,6 +24,12 @@ def test_how_much_patches_count():
     assert np.allclose(counts(contrast=Contrast(1.0, 0.5)), [0.5, 0.5, 1, 1])
 
 
+def test_an_even_map_spares_the_image_but_from_token_choice():
+    for part in ({"pixels": PixelMask(0.25)}, {"contrast": Contrast(1.0, 0.5)}, {"bias": (Bias(3.0),)}):
+        assert patch_counts(Policy(**part), torch.full((1, 4), 2.0)).tolist() == [[1, 1, 1, 1]]
+    assert patch_counts(Policy(tokens=TokenChoice(0.5)), torch.zeros(1, 4)).sum() == 2
+
+
 def test_what_does_not_count_is_grey():
     pixels = np.full((5, 4, 3), 40, np.uint8)
     shown = faded(pixels, np.array([1.0, 0.0, 0.5, 1.0]), PatchGrid(2, 2, 2, 2))

@@ -176,6 +176,16 @@ def test_contrast_against_the_model_run_by_hand():
     torch.testing.assert_close(got, full - 0.7 * cue, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("part", [{"pixels": PixelMask(0.4)}, {"contrast": Contrast(0.7, view=0.4)}])
+def test_an_image_whose_map_is_even_is_left_alone(part):
+    """As one without the cue: nothing says which patches to mask or to contrast with."""
+    model, x, maps = setting()
+    maps[1] = -0.5
+    before, after = plain(model, x).log_softmax(1), prompted(model, x, Policy(**part), maps).log_softmax(1)
+    torch.testing.assert_close(after[1], before[1], atol=1e-5, rtol=1e-5)
+    assert all((after[image] - before[image]).abs().max() > 1e-3 for image in (0, 2))
+
+
 def test_contrast_takes_a_plain_view_off_a_prompted_model():
     model, x, maps = setting()
     both = Policy(bias=STRONG.bias, pixels=PixelMask(0.5, "mean"), contrast=Contrast(0.7, view=0.4))

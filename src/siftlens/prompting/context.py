@@ -16,7 +16,7 @@ from siftlens.attention.trial import on_trial
 from siftlens.core import CaptureError, InputError
 from siftlens.prompting.biases import Biases
 from siftlens.prompting.contrast import class_scores
-from siftlens.prompting.patches import highest, painted_over
+from siftlens.prompting.patches import even, highest, painted_over
 from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 from siftlens.prompting.steering import Steering
@@ -96,6 +96,7 @@ class Prompting:
         if policy.masks:
             assert policy.pixels is not None
             painted = painted_over(images, highest(maps, policy.pixels.keep), plan.layout.grid, policy.pixels.fill)
+            painted = torch.where(even(maps)[:, None, None, None], images, painted)
             args = tuple(painted if arg is images else arg for arg in args)
             kwargs = {name: painted if arg is images else arg for name, arg in kwargs.items()}
         if policy.chooses:
@@ -145,7 +146,8 @@ class Prompting:
                 cue = class_scores(self._model, self._model(*args, **kwargs), len(self._maps))
         finally:
             self._viewing = False
-        return (full - strength * cue).to(output.dtype)
+        kept = even(self._maps).to(full.device)[:, None]
+        return torch.where(kept, full, full - strength * cue).to(output.dtype)
 
 
 @contextmanager

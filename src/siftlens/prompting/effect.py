@@ -20,7 +20,7 @@ from siftlens.interrelation.forward import to_input
 from siftlens.models import LoadedModel
 from siftlens.prompting.maps import cue_patches, cue_rows
 from siftlens.prompting.module import Prompted
-from siftlens.prompting.patches import highest
+from siftlens.prompting.patches import even, highest
 from siftlens.prompting.policy import Policy
 
 PICTURES = 24  # images of which pictures are kept
@@ -138,13 +138,15 @@ def patch_counts(policy: Policy, maps: Float[Tensor, "image patch"]) -> Float[np
     """
     strength = sum(part.strength for part in policy.bias)
     counts = torch.exp(strength * maps - (strength * maps).amax(dim=1, keepdim=True))
-    for part in (policy.tokens, policy.pixels):
-        if part is not None:
-            counts = counts * torch.zeros_like(counts).scatter_(1, highest(maps, part.keep), 1.0)
+    spared = even(maps)[:, None]
+    if policy.tokens is not None:
+        counts = counts * torch.zeros_like(counts).scatter_(1, highest(maps, policy.tokens.keep), 1.0)
+    if policy.pixels is not None:
+        kept = torch.zeros_like(counts).scatter_(1, highest(maps, policy.pixels.keep), 1.0)
+        counts = torch.where(spared, counts, counts * kept)
     if policy.contrast is not None:
-        factor = torch.full_like(counts, 1 / (1 + policy.contrast.strength))
-        shown = highest(-maps, policy.contrast.view)
-        counts = counts.scatter(1, shown, counts.gather(1, shown) * factor.gather(1, shown))
+        shown = torch.zeros_like(counts).scatter_(1, highest(-maps, policy.contrast.view), policy.contrast.strength)
+        counts = torch.where(spared, counts, counts / (1 + shown))
     return np.asarray(counts.float().cpu().numpy())
 
 

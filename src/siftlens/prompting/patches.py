@@ -1,7 +1,7 @@
 """Choosing patches by a map, and painting over the pixels of the others."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,6 +27,11 @@ def highest(maps: Float[Tensor, "image patch"], share: float) -> Int[Tensor, "im
     lot = torch.randperm(patches, generator=torch.Generator().manual_seed(0)).to(maps.device)
     order = maps[:, lot].argsort(dim=1, descending=True, stable=True)
     return lot[order[:, :count]].sort(dim=1).values
+
+
+def even(maps: Float[Tensor, "image patch"]) -> Bool[Tensor, " image"]:
+    """Images whose map tells no patch from another, as of cues that they do not hold."""
+    return maps.amax(dim=1) == maps.amin(dim=1)
 
 
 def painted_over(

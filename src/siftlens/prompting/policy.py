@@ -60,7 +60,7 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class PixelMask:
-    """Pixels of patches painted over before the model sees them.
+    """Pixels of patches painted over before the model sees them; none of an image whose map is the same everywhere.
 
     Args:
         keep: share of the patches that stay, in (0, 1]: those of the highest map.
@@ -82,6 +82,8 @@ class PixelMask:
 @dataclass(frozen=True)
 class Contrast:
     """What the cue alone says, taken off: z_full - lambda * z_cue, where z is the log-softmax of the logits.
+
+    An image whose map is the same everywhere shows no cue, and keeps z_full.
 
     Args:
         strength: lambda, in [0, 100]; 0 is the model as it is.
