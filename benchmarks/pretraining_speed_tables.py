@@ -15,9 +15,11 @@ def guidance_table(result: Mapping[str, Any]) -> str:
     by_threads = result["guidance"]
     told = f"| a batch of 64, ms | {' | '.join(f'{threads} thread(s)' for threads in by_threads)} |\n|---|"
     told += "---:|" * len(by_threads)
-    for name in next(iter(by_threads.values()))["milliseconds"]:
-        told += f"\n| {name} | {' | '.join(f'{row["milliseconds"][name]:.2f}' for row in by_threads.values())} |"
-    for arm in next(iter(by_threads.values()))["share"]:
+    first = next(iter(by_threads.values()))
+    for name in first["milliseconds"]:
+        times = " | ".join(f"{row['milliseconds'][name]:.2f}" for row in by_threads.values())
+        told += f"\n| {name} | {times} |"
+    for arm in first["share"]:
         shares = " | ".join(f"**{100 * row['share'][arm]:.1f} %**" for row in by_threads.values())
         told += f"\n| guidance as a share of the step, {arm} | {shares} |"
     return told
