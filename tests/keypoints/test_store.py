@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from siftlens.core import InputError
@@ -69,3 +70,17 @@ def test_no_file_and_another_file_are_refused(tmp_path):
     save_file({"x": np.zeros(3)}, tmp_path / "weights.safetensors")
     with pytest.raises(InputError, match="holds no keypoints of images; name a file that siftlens keypoints wrote"):
         KeypointStore.load(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("part", ["identities", "start", "x"])
+def test_parts_that_do_not_fit_together_are_refused(tmp_path, part):
+    path = tmp_path / "keypoints.safetensors"
+    stored().save(path)
+    with safe_open(path, "numpy") as file:
+        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays[part] = arrays[part][:-1].copy() if part != "start" else arrays["start"] + np.array([0, 900, -900, 0])
+    if part == "identities":
+        arrays[part][:] = 0xFF
+    save_file(arrays, path, metadata)
+    with pytest.raises(InputError, match=r"cut off, damaged, .*; delete it and run siftlens keypoints again"):
+        KeypointStore.load(path)

@@ -1,6 +1,6 @@
 """Keypoints of a set of images in one file, to be mapped through views: 8 bytes each, all held in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from json import dumps, loads
 from pathlib import Path
@@ -116,16 +116,28 @@ class KeypointStore:
                 if metadata.get("format") != _FORMAT:
                     raise InputError(f"{path} holds no keypoints of images; name a file that siftlens keypoints wrote")
                 arrays = {name: file.get_tensor(name) for name in ("identities", "contents", "start", *_COLUMNS)}
-        except (SafetensorError, OSError) as error:
+            _expect_consistent(arrays)
+            return cls(
+                identities=tuple(arrays["identities"].tobytes().decode().split("\n")),
+                contents=tuple(row.tobytes().hex() for row in arrays["contents"]),
+                side=int(metadata["side"]),
+                settings=SiftSettings(**loads(metadata["settings"])),
+                start=arrays["start"],
+                **{name: arrays[name] for name in _COLUMNS},
+            )
+        except InputError:
+            raise
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} is cut off, damaged, or holds no keypoints of images ({error}); "
                 "delete it and run siftlens keypoints again"
             ) from error
-        return cls(
-            identities=tuple(arrays["identities"].tobytes().decode().split("\n")),
-            contents=tuple(row.tobytes().hex() for row in arrays["contents"]),
-            side=int(metadata["side"]),
-            settings=SiftSettings(**loads(metadata["settings"])),
-            start=arrays["start"],
-            **{name: arrays[name] for name in _COLUMNS},
-        )
+
+
+def _expect_consistent(arrays: Mapping[str, np.ndarray]) -> None:
+    start, names = arrays["start"], arrays["identities"].tobytes().count(b"\n") + 1
+    points = {len(arrays[name]) for name in _COLUMNS}
+    if {names, len(arrays["contents"])} != {len(start) - 1} or points != {int(start[-1])}:
+        raise ValueError("its parts are not of one length")
+    if start[0] or (np.diff(start) < 0).any():
+        raise ValueError("its images do not follow one another")
