@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -71,6 +72,23 @@ def test_truncated_file(tmp_path, kind, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(ModelError, match="(not a whole safetensors file|truncated|damaged).*copy or download it again"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_damaged_bytes_are_never_worse_than_a_refusal(tmp_path, kind):
+    path = tmp_path / "weights.pt"
+    torch.save(layer().state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+    whole, random, refused = path.read_bytes(), np.random.default_rng(5), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in random.integers(0, min(len(whole), 700), 3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_weights(path)
+        except ModelError:
+            refused += 1
+    assert refused > 100
 
 
 def test_text_is_no_weights(tmp_path):
