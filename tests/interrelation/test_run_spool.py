@@ -163,6 +163,17 @@ def test_damaged_sums_are_refused(tmp_path):
     spool.close()
 
 
+@pytest.mark.parametrize("name", ["images.jsonl", "quarantine.jsonl"])
+def test_a_damaged_line_is_refused(tmp_path, name):
+    committed(tmp_path).close()
+    log = tmp_path / SPOOL / name
+    log.write_bytes(b"\xff" + log.read_bytes()[1:])
+    spool = open_spool(tmp_path, resume=True)
+    with pytest.raises(StudyError, match=rf"{name} is damaged; remove .* and run again"):
+        [*spool.image_lines(), *spool.quarantine_lines()]
+    spool.close()
+
+
 def test_a_full_disk_says_so(tmp_path, monkeypatch):
     spool = committed(tmp_path)
 

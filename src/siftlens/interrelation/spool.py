@@ -224,7 +224,11 @@ class Spool:
                 left -= len(line)
                 if left < 0:
                     return
-                yield json.loads(line)
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise StudyError(f"{log.name} is damaged; remove {self.folder} and run again") from error
+                yield record
 
 
 def _locked(folder: Path) -> FileLock:
