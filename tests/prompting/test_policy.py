@@ -57,10 +57,13 @@ def test_what_does_nothing():
         (lambda: Policy.from_json('{"contrast": {"strength": 1}}'), "contrast needs view, got strength"),
         (
             lambda: Policy.from_json('{"bias": [{"strength": 1, "heads": [0.5]}]}'),
-            r"bias.heads must be a number or a list of indices, got \[0.5\]",
+            r"bias.heads must be a list of indices, got \[0.5\]",
         ),
         (lambda: Policy.from_json('{"tokens": null}'), "tokens must be a JSON object of keep, got None"),
-        (lambda: Policy.from_json('{"tokens": {"keep": "half"}}'), "tokens.keep must be a number .* got 'half'"),
+        (lambda: Policy.from_json('{"tokens": {"keep": "half"}}'), "tokens.keep must be a number, got 'half'"),
+        (lambda: Policy.from_json('{"tokens": {"keep": null}}'), "tokens.keep must be a number, got None"),
+        (lambda: Policy.from_json('{"maps": {"cues": 1, "rows": 3}}'), "maps.rows must be a list of indices, got 3"),
+        (lambda: Policy.from_json("[" * 100_000), "a policy must be JSON"),
     ],
 )
 def test_what_is_refused(make, message):

@@ -13,6 +13,7 @@ from typing import Any
 from siftlens.core import InputError
 
 FILLS = ("blur", "mean")
+_INDICES = ("layers", "heads", "rows")
 _STRONGEST = 100.0  # exp(100): nothing else is left
 
 
@@ -205,7 +206,7 @@ class Policy:
         """
         try:
             given = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"a policy must be JSON: {error}; got {text[:60]!r}") from error
         _expect_names("a policy", given, [part.name for part in fields(cls)])
         biases = given.get("bias", [])
@@ -224,9 +225,14 @@ def _part(name: str, kind: Any, given: Any) -> Any:
     if missing:
         raise InputError(f"{name} needs {', '.join(missing)}, got {', '.join(given) or 'nothing'}")
     for key, value in given.items():
-        right = isinstance(value, str) if key == "fill" else value is None or _is_number(value)
-        if not right and not (isinstance(value, list) and all(type(index) is int for index in value)):
-            raise InputError(f"{name}.{key} must be a number or a list of indices, got {value!r}")
+        if key == "fill":
+            right, expected = isinstance(value, str), f"one of {', '.join(FILLS)}"
+        elif key in _INDICES:
+            right, expected = value is None or _are_indices(value), "a list of indices"
+        else:
+            right, expected = _is_number(value), "a number"
+        if not right:
+            raise InputError(f"{name}.{key} must be {expected}, got {value!r}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
@@ -236,6 +242,10 @@ def _expect_names(what: str, given: Any, names: list[str]) -> None:
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise InputError(f"{what} may hold {', '.join(names)}, got {', '.join(unknown)}")
+
+
+def _are_indices(value: Any) -> bool:
+    return isinstance(value, list) and all(type(index) is int for index in value)
 
 
 def _is_number(value: Any) -> bool:
