@@ -9,23 +9,19 @@ codebooks.safetensors   the visual words
 audit.json              how it was run; written last, so its presence says that the audit is complete
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from siftlens.auditing.codebook import Codebook
 from siftlens.auditing.results import AuditResult
 from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.core import InputError, PatchGrid, StudyError
-from siftlens.data import Normalization, Preprocessing, atomic_path
+from siftlens.data import Normalization, Preprocessing, atomic_path, read_record, write_record
 from siftlens.interrelation.files import write_table
 
-FORMAT = 1
 _INFO = "audit.json"
 _CODEBOOKS = "codebooks.safetensors"
 _TABLES = ("cues", "images", "properties", "shown", "pictures")
@@ -58,50 +54,35 @@ def save(audit: AuditResult, folder: Path) -> None:
     with atomic_path(folder / _CODEBOOKS) as path:
         save_file(tensors, path)
     whole = {
-        "format": FORMAT,
         "grid": asdict(audit.vocabulary.grid),
         "layer": audit.layer,
         "preprocessing": asdict(audit.preprocessing),
         "normalization": None if audit.normalization is None else asdict(audit.normalization),
         "info": dict(audit.info),
     }
-    with atomic_path(folder / _INFO) as path:
-        path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    write_record(folder / _INFO, whole, (*(f"{name}.parquet" for name in _TABLES), _CODEBOOKS))
 
 
 def load(folder: Path) -> AuditResult:
     """Read an audit.
 
     Raises:
-        StudyError: missing, incomplete, damaged, or written by a newer version.
+        StudyError: missing, incomplete, damaged, changed, or written by a newer version.
     """
     if not (folder / _INFO).is_file():
         raise StudyError(f"expected the folder of an audit, but {folder} has no {_INFO}")
-    try:
-        whole: dict[str, Any] = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-        if whole["format"] > FORMAT:
-            raise StudyError(
-                f"{folder / _INFO} has format {whole['format']}, this siftlens reads up to {FORMAT}; update siftlens"
-            )
-        tensors = load_file(folder / _CODEBOOKS)
-        kinds = dict.fromkeys(name.partition(".")[0] for name in tensors)
-        codebooks = {
-            kind: Codebook(*(tensors[f"{kind}.{part}"] for part in ("mean", "axes", "centres"))) for kind in kinds
-        }
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
-        normalization = whole["normalization"]
-        return AuditResult(
-            **tables,
-            info=whole["info"],
-            vocabulary=Vocabulary(PatchGrid(**whole["grid"]), codebooks),
-            layer=whole["layer"],
-            preprocessing=Preprocessing(**whole["preprocessing"]),
-            normalization=None
-            if normalization is None
-            else Normalization(tuple(normalization["mean"]), tuple(normalization["std"])),
-        )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        if isinstance(error, StudyError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise StudyError(f"{folder} is damaged or cut off ({reason}); copy it again, or run the audit again") from error
+    whole = read_record(folder / _INFO, "the audit")
+    tensors = load_file(folder / _CODEBOOKS)
+    kinds = dict.fromkeys(name.partition(".")[0] for name in tensors)
+    codebooks = {kind: Codebook(*(tensors[f"{kind}.{part}"] for part in ("mean", "axes", "centres"))) for kind in kinds}
+    normalization = whole["normalization"]
+    return AuditResult(
+        **{name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES},
+        info=whole["info"],
+        vocabulary=Vocabulary(PatchGrid(**whole["grid"]), codebooks),
+        layer=whole["layer"],
+        preprocessing=Preprocessing(**whole["preprocessing"]),
+        normalization=None
+        if normalization is None
+        else Normalization(tuple(normalization["mean"]), tuple(normalization["std"])),
+    )

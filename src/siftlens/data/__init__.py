@@ -9,6 +9,7 @@ from siftlens.data.planted_cues import CUES
 from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
+from siftlens.data.records import read_record, write_record
 from siftlens.data.shards import Member, opened
 from siftlens.data.sources import ImageRef, ImageSource
 
@@ -35,4 +36,6 @@ __all__ = [
     "disk_errors",
     "open_images",
     "opened",
+    "read_record",
+    "write_record",
 ]

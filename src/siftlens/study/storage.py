@@ -11,18 +11,14 @@ quarantine.csv     a row per image set aside
 run.json           how it was run; written last, so its presence says that the study is complete
 """
 
-import json
-import zipfile
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pandas as pd
 import xarray as xr
 
 from siftlens.core import InputError, StudyError
-from siftlens.data import atomic_path, disk_errors
+from siftlens.data import atomic_path, disk_errors, read_record, write_record
 from siftlens.interrelation.files import (
     read_gallery,
     write_arrays,
@@ -33,7 +29,6 @@ from siftlens.interrelation.files import (
 from siftlens.interrelation.results import Result, RunInfo
 from siftlens.report import render
 
-FORMAT = 1
 RUN = "run.json"
 REPORT = "index.html"
 _HEADS = "heads.parquet"
@@ -43,9 +38,7 @@ _IMAGES = "images.parquet"
 _ARRAYS = "arrays.nc"
 _GALLERY = "gallery.npz"
 _QUARANTINE = "quarantine.csv"
-_FILES = (REPORT, _HEADS, _LAYERS, _IMAGES, _ARRAYS, _GALLERY, _QUARANTINE)
-
-_T = TypeVar("_T")
+_FILES = (_HEADS, _LAYERS, _IMAGES, _ARRAYS, _GALLERY, _QUARANTINE)
 
 
 def is_finished(folder: Path) -> bool:
@@ -83,8 +76,8 @@ def save(result: Result, folder: Path) -> None:
     write_quarantine(folder / _QUARANTINE, result.quarantine)
     with atomic_path(folder / REPORT) as path:
         path.write_text(render(result), encoding="utf-8")
-    with atomic_path(folder / RUN) as path:
-        path.write_text(json.dumps({"format": FORMAT, **asdict(result.run)}, indent=2) + "\n", encoding="utf-8")
+    groups = () if result.heads_by_group is None else (_GROUPS,)
+    write_record(folder / RUN, asdict(result.run), (*_FILES, *groups))
 
 
 def _is_source(arrays: xr.Dataset, path: Path) -> bool:
@@ -97,81 +90,21 @@ def load(folder: Path) -> Result:
     """Read a study; its per-image arrays stay on disk until they are used.
 
     Raises:
-        StudyError: missing, incomplete, damaged, or written by a newer version.
+        StudyError: missing, incomplete, damaged, changed, or written by a newer version.
     """
     if not folder.is_dir():
         raise StudyError(f"expected the folder of a study, but {folder} does not exist or is no folder")
     if not is_finished(folder):
         raise StudyError(f"{folder} has no {RUN}: no study, or one that was interrupted (go on with it by --resume)")
-    run = _read(folder / RUN, _run_info)
-    for name in _FILES:
-        if not (folder / name).is_file():
-            raise StudyError(f"{folder} lacks {name}; copy the whole folder, or run the analysis again")
-    heads = _read(folder / _HEADS, pd.read_parquet)
-    layers = _read(folder / _LAYERS, pd.read_parquet)
-    images = _read(folder / _IMAGES, pd.read_parquet)
-    arrays = _read(folder / _ARRAYS, lambda path: xr.open_dataset(path, engine="h5netcdf"))
-    quarantine = _read(folder / _QUARANTINE, lambda path: pd.read_csv(path, dtype=str, keep_default_na=False))
+    record = read_record(folder / RUN, "the analysis")
     groups = folder / _GROUPS
-    for name, table, needed in (
-        (_HEADS, heads, {"layer", "head", "statistic", "value", "effect", "low", "high", "n"}),
-        (_LAYERS, layers, {"layer", "statistic", "value", "effect", "low", "high", "n"}),
-        (_IMAGES, images, {"identity", "content", "group", "keypoints", "covered"}),
-        (_QUARANTINE, quarantine, {"identity", "reason"}),
-    ):
-        if missing := sorted(needed - set(table.columns)):
-            raise StudyError(f"{folder / name} lacks the columns {', '.join(missing)}; run the analysis again")
-    for name, found, expected in (
-        (_IMAGES, len(images), run.images),
-        (_ARRAYS, arrays.sizes.get("image"), run.images),
-        (_QUARANTINE, len(quarantine), run.quarantined),
-    ):
-        if found != expected:
-            raise StudyError(f"{folder / name} has {found} images, {RUN} says {expected}; run the analysis again")
     return Result(
-        heads=heads,
-        layers=layers,
-        arrays=arrays,
-        images=images,
-        quarantine=quarantine,
-        run=run,
-        gallery=_read(folder / _GALLERY, read_gallery),
-        heads_by_group=_read(groups, pd.read_parquet) if groups.exists() else None,
+        heads=pd.read_parquet(folder / _HEADS),
+        layers=pd.read_parquet(folder / _LAYERS),
+        arrays=xr.open_dataset(folder / _ARRAYS, engine="h5netcdf"),
+        images=pd.read_parquet(folder / _IMAGES),
+        quarantine=pd.read_csv(folder / _QUARANTINE, dtype=str, keep_default_na=False),
+        run=RunInfo(**{field.name: record[field.name] for field in fields(RunInfo)}),
+        gallery=read_gallery(folder / _GALLERY),
+        heads_by_group=pd.read_parquet(groups) if groups.exists() else None,
     )
-
-
-def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
-    try:
-        return reader(path)
-    except StudyError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StudyError(
-            f"{path} is damaged or cut off ({reason}); copy it again, or run the analysis again"
-        ) from error
-
-
-def _run_info(path: Path) -> RunInfo:
-    values: Any = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise StudyError(f"{path} should hold one JSON object, got {type(values).__name__}; run the analysis again")
-    written = values.pop("format", None)
-    if not isinstance(written, int):
-        raise StudyError(f"{path} names no format; it was not written by siftlens")
-    if written > FORMAT:
-        raise StudyError(f"{path} has format {written}, this siftlens reads up to {FORMAT}; update siftlens")
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "images": int,
-        "quarantined": int,
-        "pool": int,
-        "covered": (int, float),
-        "started": str,
-    }
-    for field in fields(RunInfo):
-        if field.name not in values:
-            raise StudyError(f"{path} lacks {field.name!r}; run the analysis again")
-        kind = kinds.get(field.name, dict)
-        if not isinstance(values[field.name], kind):
-            raise StudyError(f"{path}: {field.name!r} is of the wrong kind; run the analysis again")
-    return RunInfo(**{field.name: values[field.name] for field in fields(RunInfo)})

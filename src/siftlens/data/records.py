@@ -1,0 +1,80 @@
+"""A finished folder's record: a JSON file, written last, that knows what it and the files beside it held.
+
+So damage is told before a decoder sees it, and numbers that were changed are never shown as if they had been computed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from siftlens.core import StudyError
+from siftlens.data.atomic import atomic_path
+
+FORMAT = 1
+_CHECKSUMS = "checksums"
+
+
+def write_record(path: Path, values: Mapping[str, Any], files: Iterable[str]) -> None:
+    """Write a record with the checksums of itself and of files beside it.
+
+    Args:
+        path: the record.
+        values: what it says (JSON values).
+        files: names of the files, which are there already.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
+    whole = json.loads(json.dumps({"format": FORMAT, **values}))
+    checksums = {name: _of_file(path.parent / name) for name in files}
+    whole[_CHECKSUMS] = checksums | {path.name: _of_values(whole)}
+    with atomic_path(path) as target:
+        target.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path, made_by: str) -> dict[str, Any]:
+    """Read a record, once it and every file that it names are found to be what was written.
+
+    All files are read through once, about 1 GB per second.
+
+    Args:
+        path: the record.
+        made_by: what made it, such as "the analysis", to be run again.
+
+    Raises:
+        StudyError: it or one of the files is missing, damaged or changed, or of a newer version.
+    """
+    advice = f"copy it again, or run {made_by} again"
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StudyError(f"{path} is damaged or cut off ({_line(error)}); {advice}") from error
+    if not isinstance(whole, dict) or not isinstance(written := whole.get("format"), int):
+        raise StudyError(f"{path} names no format: not written by siftlens, or damaged; {advice}")
+    if written > FORMAT:
+        raise StudyError(f"{path} has format {written}, this siftlens reads up to {FORMAT}; update siftlens")
+    checksums = whole.pop(_CHECKSUMS, None)
+    if not isinstance(checksums, dict) or checksums.pop(path.name, None) != _of_values(whole):
+        raise StudyError(f"{path} was changed since it was written; {advice}")
+    for name, expected in checksums.items():
+        file = path.parent / name
+        if not file.is_file():
+            raise StudyError(f"{path.parent} lacks {name}; copy the whole folder, or run {made_by} again")
+        if _of_file(file) != expected:
+            raise StudyError(f"{file} is damaged or cut off, or was changed since it was written; {advice}")
+    return whole
+
+
+def _of_values(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
