@@ -315,6 +315,15 @@ def test_the_demo_runs_offline_on_what_is_installed(place):
         if cue.verdict == "harmful reliance" and cue.label == "star"
     ]
     assert max(on_it) > 0.5  # patches of one of the cues that do harm are the glyph's
+    told = told.partition("The same model with attention moved off what does harm")[2]
+    assert "report     demo/prompt/index.html\nimages     400\n" in told
+    effect = pd.read_parquet("demo/prompt/predictions.parquet").set_index("identity")
+    group = pd.read_csv("demo/planted_test/groups.csv").set_index("path")["group"]
+    misled = effect[group.reindex(effect.index) == 1]  # ellipses with the glyph
+    before, after = ((misled[name] == "ellipse").mean() for name in ("before", "after"))
+    assert before < 0.7 and after > before + 0.05
+    better = siftlens.load_prompted("demo/prompt", model)
+    assert better.policy.biased and better.audit is not None
     assert siftlens_cli("demo", "--out", "demo").exit_code == 2
 
 

@@ -56,11 +56,15 @@ def test_before_and_after(place, tmp_path):
     before, after = ((table[name] == table["label"]).mean() for name in ("before", "after"))
     assert mended > 10 and after > before
     spoilt = int(table["changed"].sum()) - mended
+    groups = [table["label"], table["cues"] != ""]
+    worst = [(table[name] == table["label"]).groupby(groups).mean().min() for name in ("before", "after")]
+    assert worst[1] > worst[0] + 0.2
     assert told.splitlines() == [
         f"report     {out / 'index.html'}",
         "images     240, and 1 set aside",
         f"changed    {mended + spoilt} answers ({(mended + spoilt) / 240:.1%})",
         f"accuracy   {before:.1%} before, {after:.1%} after: {mended} mended, {spoilt} spoilt",
+        f"worst      {worst[0]:.1%} before, {worst[1]:.1%} after, of the classes with and without a suppressed cue",
     ]
     assert {path.name for path in out.iterdir()} == {"index.html", "predictions.parquet", "prompt.json", "audit"}
     cues = table.loc[table["changed"] & (table["label"] == "green"), "cues"]
@@ -82,6 +86,7 @@ def test_a_policy_from_a_file_that_does_nothing(place, tmp_path):
     )
     assert code == 0
     assert told.splitlines()[1:3] == ["images     30", "changed    0 answers (0.0%)"]
+    assert told.splitlines()[4].endswith("after, of the classes")
     assert "Nothing is done: this is the model as it is." in (tmp_path / "out" / "index.html").read_text()
 
 

@@ -1,6 +1,7 @@
 """The page of a prompt: what it says of each policy, and that names from outside stay text."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -55,15 +56,35 @@ def test_marks_of_changed_answers():
     assert page.facts == (
         ("5", "images"),
         ("3", "answers changed"),
-        ("60\u00a0%", "right before"),
-        ("80\u00a0%", "right after"),
+        ("60\u00a0% → 80\u00a0%", "right"),
     )
     first, second = page.changes
     assert (first.before, first.after, first.verdict) == ("sea (80\u00a0%)", "wood (65\u00a0%)", "mended")
     assert first.why == "It carries sea 1 (colour), on 25\u00a0% of its patches."
     assert second.why == "It carries none of the suppressed cues."
     assert page.unpictured == 1
-    assert page.classes == (("sea", "3", "4", "1"), ("wood", "2", "1", "2"))
+    assert page.classes == ()
+    assert page.groups == (
+        ("wood", "yes", "2", "50\u00a0%", "50\u00a0%"),
+        ("sea", "no", "3", "67\u00a0%", "100\u00a0%"),
+    )
+    assert "Cue there" in render_prompt(effect())
+
+
+def test_the_worst_group_is_of_groups_that_are_large_enough():
+    found = effect()
+    assert found.worst is None  # 2 and 3 images
+    many = replace(found, table=pd.concat([found.table] * 3, ignore_index=True))
+    assert many.worst == (2 / 3, 1.0)  # the 9 without the cue; the other group has 6
+    many = replace(found, table=pd.concat([found.table] * 4, ignore_index=True))
+    assert many.worst == (0.5, 0.5)
+    assert ("50\u00a0% → 50\u00a0%", "right in the worst group") in prompt_page(many).facts
+
+
+def test_without_cues_groups_are_classes():
+    page = prompt_page(effect(cues=False))
+    assert [group[:3] for group in page.groups] == [("wood", "", "2"), ("sea", "", "3")]
+    assert "Cue there" not in render_prompt(effect(cues=False))
 
 
 def test_unknown_labels_are_not_marked():
@@ -71,6 +92,7 @@ def test_unknown_labels_are_not_marked():
     assert "it is not known which answers are right" in page.lead[1]
     assert [change.verdict for change in page.changes] == ["changed", "changed"]
     assert [change.why for change in page.changes] == ["", ""]
+    assert page.classes == (("sea", "3", "4", "1"), ("wood", "2", "1", "2"))
     assert 'class="mark' not in render_prompt(effect(labels_match=False))
 
 
@@ -83,7 +105,7 @@ def test_unknown_labels_are_not_marked():
             [
                 "Attention to a patch is multiplied by exp(−2.0 × its map), in layers 1 to 3, head 0, and each row "
                 "made to sum to one again.",
-                "The map of a patch says how central it is.",
+                "The map of a patch is its closeness to the centre.",
             ],
         ),
         (
@@ -92,8 +114,8 @@ def test_unknown_labels_are_not_marked():
                 "The 25\u00a0% of the patches with the highest map are kept; the others are dropped before the "
                 "first block.",
                 "What the 40\u00a0% of the patches with the lowest map say alone is taken off the answer, times 0.5.",
-                "The map of a patch says how many keypoints a patch holds (weight 1) and whether it shows a cue of the "
-                "audit, which counts against it (weight 2).",
+                "The map of a patch is how many keypoints it holds, log(1 + n) over the largest (weight 1) and −1 "
+                "where it shows a suppressed cue of the audit, 0 elsewhere (weight 2).",
             ],
         ),
         (
@@ -101,7 +123,7 @@ def test_unknown_labels_are_not_marked():
             [
                 "The 50\u00a0% of the patches with the highest map are kept; the others are painted in the image's "
                 "mean colour.",
-                "The map of a patch says how many keypoints a patch holds.",
+                "The map of a patch is how many keypoints it holds, log(1 + n) over the largest.",
             ],
         ),
     ],

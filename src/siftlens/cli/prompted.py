@@ -15,10 +15,13 @@ def read_policy(given: str) -> Policy:
     """
     if given.lstrip().startswith("{"):
         return Policy.from_json(given)
-    path = Path(given)
-    if not path.is_file():
-        raise InputError(f"--policy must be a JSON object or a file of one, there is no file {given!r}")
-    return Policy.from_json(path.read_text(encoding="utf-8"))
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"--policy must be a JSON object or a file of one, there is no file {given!r}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"--policy must be a JSON object or a file of one, got {given[:100]!r} ({error})") from error
+    return Policy.from_json(text)
 
 
 def prompted(effect: PromptEffect, out: Path) -> str:
@@ -36,4 +39,8 @@ def prompted(effect: PromptEffect, out: Path) -> str:
         mended = int((changed["after"] == changed["label"]).sum())
         spoilt = int((changed["before"] == changed["label"]).sum())
         lines.append(f"accuracy   {before:.1%} before, {after:.1%} after: {mended} mended, {spoilt} spoilt")
+    if effect.worst is not None:
+        before, after = effect.worst
+        groups = "classes" if table["cues"].isna().all() else "classes with and without a suppressed cue"
+        lines.append(f"worst      {before:.1%} before, {after:.1%} after, of the {groups}")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from siftlens.prompting.maps import cue_patches, cue_rows
 from siftlens.prompting.module import Prompted
 from siftlens.prompting.patches import even, highest
 from siftlens.prompting.policy import Policy
+from siftlens.prompting.validation import FEW
 
 PICTURES = 24  # images of which pictures are kept
 _LONGEST, _QUALITY = 224, 88  # of a picture, px, and its JPEG quality
@@ -72,6 +73,36 @@ class PromptEffect:
             return None
         label = self.table["label"]
         return float((self.table["before"] == label).mean()), float((self.table["after"] == label).mean())
+
+    @property
+    def groups(self) -> pd.DataFrame | None:
+        """Accuracy by class and by whether the image carries a suppressed cue, the worst before the prompt first.
+
+        Columns label, carries (None without an audit's cues), images, before, after; None where the images' folders
+        are not the model's classes.
+        """
+        if not self.info["labels_match"]:
+            return None
+        table = self.table
+        right = pd.DataFrame(
+            {
+                "label": table["label"],
+                "carries": table["cues"].map(bool, na_action="ignore").astype(object),
+                "images": 1,
+                "before": table["before"] == table["label"],
+                "after": table["after"] == table["label"],
+            }
+        )
+        by = right.groupby(["label", "carries"], dropna=False, as_index=False)
+        groups = by.agg({"images": "sum", "before": "mean", "after": "mean"})
+        return groups.sort_values(["before", "label"], ignore_index=True)
+
+    @property
+    def worst(self) -> tuple[float, float] | None:
+        """Accuracy of the worst group before and after, of those with at least 8 images; None without labels or any."""
+        groups = self.groups
+        large = None if groups is None else groups[groups["images"] >= FEW]
+        return None if large is None or large.empty else (float(large["before"].min()), float(large["after"].min()))
 
 
 def measure_effect(

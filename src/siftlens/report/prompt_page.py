@@ -16,10 +16,10 @@ from siftlens.report.numbers import count, counted, enumeration, layer_list, num
 from siftlens.report.page import LISTED
 
 _SOURCES = {
-    "keypoints": "how many keypoints a patch holds",
-    "centre": "how central it is",
-    "gradient": "how strong its gradients are",
-    "cues": "whether it shows a cue of the audit, which counts against it",
+    "keypoints": "how many keypoints it holds, log(1 + n) over the largest",
+    "centre": "its closeness to the centre",
+    "gradient": "how strong its gradients are, over the strongest",
+    "cues": "−1 where it shows a suppressed cue of the audit, 0 elsewhere",
 }
 _FILLS = {"blur": "blurred", "mean": "painted in the image's mean colour"}
 
@@ -58,7 +58,8 @@ class PromptPage:
         policy: what was done, a sentence for each part.
         changes: images whose answer changed and of which pictures were kept.
         unpictured: how many more there are.
-        classes: by class: name, images answered so before, after, and how many of them changed.
+        classes: without labels, by class: name, images answered so before, after, and how many of them changed.
+        groups: with labels: class, whether a suppressed cue is there, images, right before, right after.
         by_label: whether the folders are the model's classes, so that answers can be marked.
         text: the policy as JSON.
         quarantine: (identity, reason) of the first images set aside.
@@ -73,6 +74,7 @@ class PromptPage:
     changes: tuple[Change, ...]
     unpictured: int
     classes: tuple[tuple[str, str, str, str], ...]
+    groups: tuple[tuple[str, str, str, str, str], ...]
     by_label: bool
     text: str
     quarantine: tuple[tuple[str, str], ...]
@@ -87,7 +89,9 @@ def prompt_page(effect: PromptEffect) -> PromptPage:
     facts = [(count(len(table)), "images"), (count(changed), "answers changed")]
     accuracy = effect.accuracy
     if accuracy is not None:
-        facts += [(percent(accuracy[0]), "right before"), (percent(accuracy[1]), "right after")]
+        facts.append((f"{percent(accuracy[0])} → {percent(accuracy[1])}", "right"))
+    if effect.worst is not None:
+        facts.append((f"{percent(effect.worst[0])} → {percent(effect.worst[1])}", "right in the worst group"))
     aside = info["set_aside"]
     return PromptPage(
         model=str(info["model"]["name"]),
@@ -96,7 +100,8 @@ def prompt_page(effect: PromptEffect) -> PromptPage:
         policy=policy_sentences(effect.policy),
         changes=_changes(effect),
         unpictured=changed - len(effect.pictures),
-        classes=_classes(table),
+        classes=_classes(table) if accuracy is None else (),
+        groups=_groups(effect),
         by_label=accuracy is not None,
         text=json.dumps(json.loads(effect.policy.to_json()), indent=2),
         quarantine=tuple((identity, reason) for identity, reason in aside[:LISTED]),
@@ -138,7 +143,7 @@ def _map_sentence(mixture: Mixture) -> str:
         _SOURCES[name] if len(weights) == 1 else f"{_SOURCES[name]} (weight {weight:g})"
         for name, weight in weights.items()
     ]
-    return f"The map of a patch says {enumeration(parts)}."
+    return f"The map of a patch is {enumeration(parts)}."
 
 
 def _places(layers: Sequence[int] | None, heads: Sequence[int] | None) -> str:
@@ -197,6 +202,17 @@ def _classes(table: pd.DataFrame) -> tuple[tuple[str, str, str, str], ...]:
         before, after = table["before"] == name, table["after"] == name
         lines.append((name, count(int(before.sum())), count(int(after.sum())), count(int((before & ~after).sum()))))
     return tuple(sorted(lines, key=lambda line: (-int((table["before"] == line[0]).sum()), line[0]))[:LISTED])
+
+
+def _groups(effect: PromptEffect) -> tuple[tuple[str, str, str, str, str], ...]:
+    groups = effect.groups
+    if groups is None:
+        return ()
+    said = {True: "yes", False: "no"}
+    return tuple(
+        (str(row.label), said.get(row.carries, ""), count(row.images), percent(row.before), percent(row.after))
+        for row in groups.head(LISTED).itertuples()
+    )
 
 
 def _uri(jpeg: bytes) -> str:
