@@ -209,9 +209,10 @@ def _groups(effect: PromptEffect) -> tuple[tuple[str, str, str, str, str], ...]:
     if groups is None:
         return ()
     said = {True: "yes", False: "no"}
+    rows: Any = groups.head(LISTED).itertuples()
     return tuple(
-        (str(row.label), said.get(row.carries, ""), count(row.images), percent(row.before), percent(row.after))
-        for row in groups.head(LISTED).itertuples()
+        (row.label, said.get(row.carries, ""), count(row.images), percent(row.before), percent(row.after))
+        for row in rows
     )
 
 
