@@ -8,7 +8,8 @@
 the validation images, and of each seed's untrained encoder too ("random" of 0 epochs). One seed is finished before the
 next begins, so that a study that is stopped early has whole seeds; within a run, it goes on from the last checkpoint.
 `tune`: the learning rate, on the random arm alone and a seed that the study does not use; the best on the half for
-choices goes into `pretraining_arms.py` by hand. `finetune`: of the encoders that `run` left in WORK at E epochs.
+choices goes into `pretraining_arms.py` by hand. `finetune`: for 5 epochs, of the encoders that `run` left in WORK at E
+epochs, and of each seed's untrained one.
 
 Each run is one JSON of a line in benchmarks/results/pretraining, the settings of all lie in settings.json beside them,
 and runs of other settings are refused. Choices are made on the first half of the validation images (by content),
@@ -53,6 +54,7 @@ RESULTS = machine.RESULTS / "pretraining"
 SEEDS = 6
 RATES, TUNING_SEED = (1e-3, 2e-3, 4e-3, 8e-3), 1000
 PRECISION = "bf16"
+TUNED = 5  # epochs of fine-tuning
 SAVED = 60.0  # seconds between checkpoints
 
 
@@ -173,14 +175,16 @@ def tune(study: Study, epochs: int) -> None:
 
 
 def finetune(study: Study, epochs: int, seeds: int, arms: list[str]) -> None:
-    """Fine-tune every encoder of E epochs that is there and has not been."""
-    for seed, arm in product(range(seeds), arms):
-        name = f"finetune-{name_of(arm, epochs, seed)}"
-        encoder = study.work / f"{name_of(arm, epochs, seed)}.safetensors"
-        if encoder.exists() and not (study.results / f"{name}.json").exists():
-            found = probe(loaded(encoder), study.labelled, "finetune", seed=seed)
-            accuracy = study.halves("finetune", found.correct)
-            save(study, name, {"arm": arm, "epochs": epochs, "seed": seed, "finetune": accuracy})
+    """Fine-tune every encoder that is there and has not been."""
+    for arm, budget, seed in runs(epochs, seeds, arms):
+        trained = study.work / f"{name_of(arm, budget, seed)}.safetensors"
+        name = f"finetune-{name_of(arm, budget, seed)}"
+        if budget not in (0, epochs) or (budget and not trained.exists()) or (study.results / f"{name}.json").exists():
+            continue
+        model = loaded(trained if budget else build(settings_of(arm, seed=seed))[0].encoder)
+        found = probe(model, study.labelled, "finetune", epochs=TUNED, seed=seed)
+        accuracy = study.halves("finetune", found.correct)
+        save(study, name, {"arm": arm, "epochs": budget, "seed": seed, "tuned_epochs": TUNED, "finetune": accuracy})
 
 
 def loaded(encoder: Path | nn.Module) -> LoadedModel:

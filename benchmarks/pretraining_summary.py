@@ -27,7 +27,7 @@ from scipy import stats
 
 import figures
 import machine
-from pretraining_arms import ARMS, settings_of
+from pretraining_arms import ARMS, BASE, settings_of
 
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
@@ -77,10 +77,10 @@ def critical(n: int) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
 
 
-def load() -> dict[tuple[str, int, int], Any]:
-    """Runs by arm, epochs and seed."""
+def load(metric: str) -> dict[tuple[str, int, int], Any]:
+    """Runs that have a metric, by arm, epochs and seed."""
     runs = [json.loads(path.read_text()) for path in sorted((machine.RESULTS / "pretraining").glob("*-e*-s*.json"))]
-    return {(run["arm"], run["epochs"], run["seed"]): run for run in runs if "linear" in run}
+    return {(run["arm"], run["epochs"], run["seed"]): run for run in runs if metric in run}
 
 
 def row_of(runs: dict[tuple[str, int, int], Any], arm: str, epochs: int, metric: str) -> dict[str, Any] | None:
@@ -123,7 +123,9 @@ def seconds_of(speed: dict[str, Any], arm: str, epochs: float) -> float:
 
 def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, metric: str) -> str:
     """Arms in rows: accuracies in %, difference in points, speed-ups."""
-    epochs = max(epochs for _, epochs, _ in runs)
+    epochs = BASE.epochs
+    if row_of(runs, "random", epochs, metric) is None:
+        return "The random arm has not one whole seed yet."
     costs = ["epochs", "FLOPs"] + (["wall-clock"] if speed else [])
     told = f"| | seeds | {epochs // 2} epochs, % | {epochs} epochs, % | difference, points |"
     told += "".join(f" speed-up in {cost} |" for cost in costs) + "\n|---|" + "---:|" * (4 + len(costs))
@@ -143,6 +145,25 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
     return told
 
 
+def finetuned_table() -> str:
+    """Accuracy after fine-tuning, of the seeds that both the arm and random have."""
+    runs, epochs = load("finetune"), BASE.epochs
+    if not runs:
+        return "No encoder has been fine-tuned yet."
+    told = "| | seeds | fine-tuned, % | difference from random, points |\n|---|---:|---:|---:|"
+    for name, arm, budget in (("untrained", "random", 0), *((arm, arm, epochs) for arm in ARMS)):
+        seeds = [s for s in range(99) if (arm, budget, s) in runs and ("random", epochs, s) in runs]
+        if not seeds:
+            continue
+        own, base = (
+            np.array([runs[a, e, s]["finetune"]["report"] for s in seeds])
+            for a, e in ((arm, budget), ("random", epochs))
+        )
+        told += f"\n| {name} | {len(seeds)} | {spread(own)} | "
+        told += "|" if name == "random" else f"{mean_of(100 * (own - base)).told(1, sign='+')} |"
+    return told
+
+
 def spread(values: Float[np.ndarray, " seed"]) -> str:
     """Mean and standard deviation over seeds, in %."""
     deviation = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
@@ -151,7 +172,7 @@ def spread(values: Float[np.ndarray, " seed"]) -> str:
 
 def resolution(runs: dict[tuple[str, int, int], Any], metric: str) -> str:
     """The baseline's spread over seeds, and what difference so many seeds can tell from nothing."""
-    epochs = max(epochs for _, epochs, _ in runs)
+    epochs = BASE.epochs
     row = row_of(runs, "random", epochs, metric)
     if row is None or row["seeds"] < 3:
         return "The spread over seeds takes at least three of them; it is not known yet."
@@ -192,13 +213,14 @@ def figure(runs: dict[tuple[str, int, int], Any]) -> str:
 
 
 def main() -> None:
-    runs = load()
+    runs = load("linear")
     timed = machine.RESULTS / "pretraining-speed.json"
     speed = json.loads(timed.read_text())["study"] if timed.exists() else None
     parts = {
         "pretraining-linear": f"{table(runs, speed, 'linear')}\n\n{resolution(runs, 'linear')}",
         "pretraining-knn": table(runs, speed, "knn"),
         "pretraining-curves": figure(runs),
+        "pretraining-finetuned": finetuned_table(),
     }
     figures.fill(PAGE, parts)
 
