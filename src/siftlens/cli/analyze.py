@@ -108,12 +108,24 @@ def analyze(
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=_RUN)
     ] = 32,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(metavar="NAME", help="local, or ray: on a Ray cluster.", rich_help_panel=_RUN),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of a running Ray cluster, or auto; without, one is started on this machine.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0,
             metavar="N",
-            help="Processes that decode and detect; by default as fits the machine.",
+            help="Processes that decode and detect, or with ray those that run the model; by default as fits.",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -161,6 +173,8 @@ def analyze(
                 group_by=group_by,
                 masks=masks,
                 limit=limit,
+                engine=engine,
+                address=address,
                 workers=workers,
                 out=out,
                 resume=resume,

@@ -9,10 +9,11 @@ from jaxtyping import Float
 
 from siftlens.core import NothingReadableError
 from siftlens.data import ImageRef, ImageSource
+from siftlens.engine import Engine
 from siftlens.interrelation.nulls import POOL_SIZE, Pool, pool_identities
 from siftlens.interrelation.settings import Measure
 from siftlens.keypoints import KeypointCache
-from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images, standardize
+from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, standardize
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def reference_pool(
     settings: PrepareSettings,
     *,
     seed: int,
-    workers: int,
+    engine: Engine,
     cache: KeypointCache | None,
     done: Callable[[int, int], None],
 ) -> Pool:
@@ -41,7 +42,7 @@ def reference_pool(
         source: all images; gone through again for every round of replacements.
         settings: how images are prepared.
         seed: the analysis' seed.
-        workers: processes beside this one.
+        engine: where they are prepared.
         cache: of keypoints.
         done: called with the images found and wanted.
 
@@ -59,7 +60,7 @@ def reference_pool(
         tried += len(rank)
         in_round: dict[int, tuple[str, _Member]] = {}
         refs = _chosen(source, rank)
-        with closing(prepare_images(refs, settings, workers=workers, cache=cache)) as prepared:
+        with closing(engine.prepare(refs, settings, cache)) as prepared:
             for image in prepared:
                 if isinstance(image, Quarantined):
                     failed = failed or [image]

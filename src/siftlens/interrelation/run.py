@@ -16,12 +16,14 @@ from siftlens import __version__
 from siftlens.attention import find_layout
 from siftlens.core import InputError, TokenLayout
 from siftlens.data import ImageSource
+from siftlens.engine import Engine, LocalEngine
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.files import write_arrays, write_images
 from siftlens.interrelation.gallery import gallery_images
 from siftlens.interrelation.gallery_budget import Head, heads_by_importance
 from siftlens.interrelation.gallery_choice import choose_images, prepared_again
 from siftlens.interrelation.main_pass import MainPass
+from siftlens.interrelation.parts import Reader
 from siftlens.interrelation.provenance import hardware, versions
 from siftlens.interrelation.reference import reference_pool
 from siftlens.interrelation.results import Result, RunInfo
@@ -60,6 +62,7 @@ def run(
     settings: Settings,
     folder: Path,
     *,
+    engine: Engine | None = None,
     resume: bool = False,
     cache: KeypointCache | None = None,
     named: Named = lambda *_: (),
@@ -77,6 +80,7 @@ def run(
         source: the images; gone through twice.
         settings: what to compute.
         folder: for the files.
+        engine: where to compute; None for this machine, with `settings.workers` processes.
         resume: go on from the last commit in `folder`.
         cache: of keypoints; None detects anew.
         named: which heads the findings of such tables (of heads, of layers) call out, to keep their attention whole.
@@ -89,6 +93,7 @@ def run(
         ModelError: the model computes NaN or infinity.
         NothingReadableError: not one image can be read.
     """
+    engine = engine or LocalEngine(settings.workers or 0)
     clock = Clock()
     _limit_groups(source, settings)
     _expect_masks(source, settings)
@@ -102,12 +107,14 @@ def run(
                 source,
                 replace(prepare, rivals=False),
                 seed=settings.seed,
-                workers=settings.workers,
+                engine=engine,
                 cache=cache,
                 done=lambda done, total: progress("pool", done, total),
             )
-        main = MainPass(model, layout, settings, pool, spool, clock)
+        main = MainPass(settings, pool, spool, clock)
         main.go(
+            engine,
+            Reader(model, layout, settings, pool),
             source,
             prepare,
             cache=cache,
@@ -137,7 +144,7 @@ def run(
         )
         progress("gallery", len(chosen), len(chosen))
     info = RunInfo(
-        settings=numbers | {"batch_size": settings.batch_size, "workers": settings.workers},
+        settings=numbers | {"engine": engine.name, "batch_size": settings.batch_size, "workers": settings.workers},
         model=model.describe() | _described(layout),
         versions=versions(),
         hardware=hardware(model.device),

@@ -29,7 +29,8 @@ class Settings:
         masks: folder of object masks, named as the images are; they tell how far concentration marks the object.
         seed: of the pool, the null maps and the bootstrap.
         batch_size: images per forward pass.
-        workers: processes that decode and detect beside the model; 0 works in this process.
+        workers: of the engine; locally, processes that decode and detect beside the model, 0 works in this process;
+            None where the engine takes as many as fit.
 
     Raises:
         InputError: a value is not one of those.
@@ -43,7 +44,7 @@ class Settings:
     masks: Path | None = None
     seed: int = 0
     batch_size: int = 32
-    workers: int = 1
+    workers: int | None = 1
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
@@ -52,7 +53,7 @@ class Settings:
             raise InputError(f"group_by must be one of {', '.join(GROUPINGS)}, or None; got {self.group_by!r}")
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.workers < 0:
+        if self.workers is not None and self.workers < 0:
             raise InputError(f"workers must not be negative, got {self.workers}")
 
     @property

@@ -8,9 +8,9 @@ from siftlens.auditing.vocabulary import KINDS
 from siftlens.interrelation.results import RunInfo
 from siftlens.patchmaps import MEASURES
 
-_DEFAULTS = {"measure": "count", "weighting": "attention", "seed": 0, "batch_size": 32}
+_DEFAULTS = {"engine": "local", "measure": "count", "weighting": "attention", "seed": 0, "batch_size": 32}
 _FLAGS = ("entropy", "exclude_outliers")
-_OPTIONS = ("limit", "group_by", "masks", "measure", "weighting", "seed", "batch_size", "workers")
+_OPTIONS = ("limit", "group_by", "masks", "measure", "weighting", "seed", "batch_size", "engine", "workers")
 
 
 def command(run: RunInfo) -> str | None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from siftlens.core import InputError
 from siftlens.data import open_images
+from siftlens.engine import open_engine
 from siftlens.interrelation.results import Result
 from siftlens.interrelation.run import Progress, discard_progress, numbers_of, run
 from siftlens.interrelation.settings import Measure, Settings
@@ -42,6 +43,8 @@ def analyze(
     masks: str | PathLike[str] | None = None,
     limit: int | None = None,
     size: int | tuple[int, int] | None = None,
+    engine: str = "local",
+    address: str | None = None,
     workers: int | None = None,
     cache: bool = True,
     out: str | PathLike[str] | None = None,
@@ -70,7 +73,10 @@ def analyze(
             where the object is. Tells how far concentration marks the object, and changes no other number.
         limit: at most so many images, spread evenly.
         size: px, or (height, width): input size of a model that did not come from `load_model`; needed for paths.
-        workers: processes that decode and detect beside the model; 0 for none; None as fits the machine.
+        engine: where to compute: "local", this machine; "ray", a Ray cluster, which gives the same numbers.
+        address: of a running Ray cluster ("auto" for the one on this machine); None starts one on this machine's cores.
+        workers: local: processes that decode and detect beside the model, 0 for none; ray: processes that run the
+            model, while the cluster's cores decode and detect. None as fits.
         cache: keep keypoints on disk, so that a second run need not detect again.
         out: folder to write the study to while it is computed; without, the study is held in memory.
         resume: go on with an interrupted run in `out`.
@@ -104,16 +110,20 @@ def analyze(
         masks=None if masks is None else Path(masks),
         seed=seed,
         batch_size=batch_size,
-        workers=_workers(len(source)) if workers is None else workers,
+        workers=_workers(len(source)) if workers is None and engine == "local" else workers,
     )
 
     def run_in(folder: Path) -> Result:
-        with KeypointCache() if cache else nullcontext() as keypoints:
+        with (
+            open_engine(engine, workers=settings.workers, address=address, gpu=loaded.device.type == "cuda") as where,
+            KeypointCache() if cache else nullcontext() as keypoints,
+        ):
             result = run(
                 loaded,
                 source,
                 settings,
                 folder,
+                engine=where,
                 resume=resume,
                 cache=keypoints,
                 named=named_heads,

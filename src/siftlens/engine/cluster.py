@@ -1,0 +1,58 @@
+"""A Ray cluster for a while: a running one, or one of this machine's cores. Ray tells nobody, and prints nothing."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from siftlens.core import InputError
+
+# Heeded when Ray is imported and started: no report of usage to its authors, no line about a process that died.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to a cluster while inside; one that the caller is connected to already is used and left as it is.
+
+    Args:
+        address: of a running cluster, "auto" for the one on this machine; None starts one and ends it.
+
+    Raises:
+        InputError: Ray is not installed; no cluster is there, or none can be started.
+    """
+    with _environment(_QUIET):
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError("the Ray engine needs Ray: pip install 'siftlens[scale]'") from error
+        if ray.is_initialized():
+            yield
+            return
+        try:
+            ray.init(
+                address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                include_dashboard=None if address else False,
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            where = f"at {address}; start one there: ray start --head" if address else "on this machine"
+            raise InputError(f"no Ray cluster {where} ({first})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables while inside; what the user set stays."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

@@ -1,0 +1,42 @@
+"""This machine: processes that decode and detect beside this one, which does the work."""
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from itertools import islice
+
+from siftlens.data import ImageRef
+from siftlens.engine.protocol import Done, Work
+from siftlens.keypoints import KeypointCache
+from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images
+
+
+class LocalEngine:
+    """The engine that needs nothing else.
+
+    Args:
+        workers: processes beside this one; 0 works in this one.
+    """
+
+    name = "local"
+
+    def __init__(self, workers: int):
+        self.workers = workers
+
+    def prepare(
+        self, refs: Iterable[ImageRef], settings: PrepareSettings, cache: KeypointCache | None
+    ) -> Generator[Prepared | Quarantined]:
+        """See `Engine.prepare`."""
+        return prepare_images(refs, settings, workers=self.workers, cache=cache)
+
+    def work(
+        self,
+        refs: Iterable[ImageRef],
+        settings: PrepareSettings,
+        cache: KeypointCache | None,
+        work: Work[Done],
+        size: int,
+    ) -> Generator[Done]:
+        """See `Engine.work`."""
+        with closing(self.prepare(refs, settings, cache)) as prepared:
+            while chunk := list(islice(prepared, size)):
+                yield work(chunk)

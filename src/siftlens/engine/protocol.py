@@ -1,0 +1,51 @@
+"""What an analysis asks of the place where it runs."""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+from siftlens.data import ImageRef
+from siftlens.keypoints import KeypointCache
+from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined
+
+Done = TypeVar("Done")
+Work = Callable[[Sequence[Prepared | Quarantined]], Done]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Makes images ready, and does work on chunks of them.
+
+    What it hands on comes in the order of the images and depends on nothing else: not on the number of processes, on
+    which of them is done first, or on one that died and was replaced. Closing an iterator ends what is under way.
+    Everything random in the work is drawn from an image's content, so that it does not depend on the place either.
+    """
+
+    @property
+    def name(self) -> str:
+        """For the record."""
+        ...
+
+    def prepare(
+        self, refs: Iterable[ImageRef], settings: PrepareSettings, cache: KeypointCache | None
+    ) -> Generator[Prepared | Quarantined]:
+        """Make images ready, as `siftlens.patchmaps.prepare_images` does."""
+        ...
+
+    def work(
+        self,
+        refs: Iterable[ImageRef],
+        settings: PrepareSettings,
+        cache: KeypointCache | None,
+        work: Work[Done],
+        size: int,
+    ) -> Generator[Done]:
+        """Make images ready and do something with each chunk of them.
+
+        Args:
+            refs: the images.
+            settings: how they are made ready.
+            cache: of keypoints; only this process writes to it.
+            work: what to do with a chunk; may be called in other processes, of which each has its own copy.
+            size: images of a chunk, those set aside among them: chunks are the same wherever they are worked on.
+        """
+        ...
