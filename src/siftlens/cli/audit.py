@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from siftlens.cli.analyze import parse_size
-from siftlens.cli.failure import reported
+from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
 
 _MODEL, _IMAGES, _EVIDENCE, _RUN = "Model", "Images", "Evidence from outside", "How to run"
@@ -107,4 +107,4 @@ def audit(
                 progress=progress,
             )
         found.save(out)
-        typer.echo(audited(found, out))
+        typer.echo(printable(audited(found, out)))

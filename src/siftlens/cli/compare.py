@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from siftlens.cli.failure import reported
+from siftlens.cli.failure import printable, reported
 
 
 def compare(
@@ -23,4 +23,4 @@ def compare(
         from siftlens.cli.compared import compared
         from siftlens.study import compare as run
 
-        typer.echo(compared(run(studies, out=out), out))
+        typer.echo(printable(compared(run(studies, out=out), out)))

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import typer
 
-from siftlens.core import NothingReadableError, SiftlensError
+from siftlens.core import InputError, NothingReadableError, SiftlensError
 
 NOTHING_READABLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
 _PRETRAINING = "state.safetensors"  # what a pre-training goes on from
@@ -24,6 +25,7 @@ def reported(out: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            _expect_a_name(out)
             yield
     except SiftlensError as error:
         told = _line(error)
@@ -36,7 +38,21 @@ def reported(out: Path) -> Iterator[None]:
 
 
 def _line(told: object) -> str:
-    return " ".join(str(told).split())
+    return printable(" ".join(str(told).split()))
+
+
+def printable(text: str) -> str:
+    """Text fit for a terminal: what would move its cursor, ring or turn letters round is written out."""
+    return "".join(
+        repr(letter)[1:-1] if letter != "\n" and category(letter) in ("Cc", "Cf", "Cs") else letter for letter in text
+    )
+
+
+def _expect_a_name(out: Path) -> None:
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"cannot write to {out}: its name is not UTF-8; choose another") from error
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from siftlens.cli.failure import reported
+from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
 
 
@@ -41,7 +41,7 @@ def keypoints(
         typer.echo(f"keypoints  {out}, {len(store.x) / len(store):.0f} per image, {_per_image(out, len(store))}")
         typer.echo(f"images     {len(store)}" + (f", and {len(aside)} set aside" if aside else ""))
         for image in aside:
-            typer.echo(f"set aside  {image.identity}: {image.reason}", err=True)
+            typer.echo(printable(f"set aside  {image.identity}: {image.reason}").replace("\n", "\\n"), err=True)
 
 
 def _per_image(file: Path, images: int) -> str:

@@ -24,7 +24,10 @@ def disk_errors(place: Path) -> Iterator[None]:
         InputError: the disk is full or read-only, or the place is not what it should be.
     """
     try:
+        str(place).encode()
         yield
+    except UnicodeEncodeError as error:
+        raise InputError(f"cannot write {place}: its name is not UTF-8; choose another folder") from error
     except OSError as error:
         if error.errno in _FULL:
             advice = "the disk is full; free some space or choose another folder"
@@ -67,6 +70,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write text as UTF-8, whole or not at all; bytes of file names that are none are written out.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
+    with atomic_path(path) as target:
+        target.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _umask() -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from siftlens.auditing import AuditResult, AuditSettings, run_audit, storage
 from siftlens.auditing.vocabulary import KINDS
-from siftlens.data import atomic_path, open_images
+from siftlens.data import open_images, write_page
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
 from siftlens.report import render_audit
@@ -38,8 +38,7 @@ class Audit(AuditResult):
             InputError: the folder holds an audit already, or cannot be written.
         """
         storage.expect_free(Path(folder))
-        with atomic_path(Path(folder) / PAGE) as path:
-            path.write_text(render_audit(self), encoding="utf-8")
+        write_page(Path(folder) / PAGE, render_audit(self))
         storage.save(self, Path(folder))
 
 
@@ -73,7 +72,7 @@ def audit(
         environment: folder of labelled images from elsewhere, where the cue may not go with the class: likewise.
         probe: fit a linear classifier on what the model returns, for a model without a head.
         vocabularies: which visual words to make cues of: "sift", "colour", "token".
-        layer: after which block tokens become words; None for the middle one.
+        layer: after which block tokens become words; None for the one three quarters up.
         batch_size: images per forward pass.
         seed: of the halves, the words and the controls.
         limit: at most so many images, spread evenly.

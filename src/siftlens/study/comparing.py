@@ -10,7 +10,7 @@ from pathlib import Path
 
 from siftlens.comparison import Comparison, compare_results
 from siftlens.core import InputError
-from siftlens.data import atomic_path
+from siftlens.data import write_page
 from siftlens.interrelation.files import write_table
 from siftlens.interrelation.results import Result
 from siftlens.report import render_comparison
@@ -50,8 +50,7 @@ def compare(studies: Sequence[Study | str | PathLike[str]], *, out: str | PathLi
     comparison = compare_results(_named(studies))
     if out is not None:
         write_table(Path(out) / TABLE, comparison.table)
-        with atomic_path(Path(out) / storage.REPORT) as path:
-            path.write_text(render_comparison(comparison), encoding="utf-8")
+        write_page(Path(out) / storage.REPORT, render_comparison(comparison))
     return comparison
 
 

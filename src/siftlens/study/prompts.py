@@ -14,7 +14,7 @@ from torch import nn
 
 from siftlens.auditing import AuditResult
 from siftlens.core import InputError
-from siftlens.data import atomic_path, open_images
+from siftlens.data import open_images, write_page
 from siftlens.interrelation.files import write_table
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
@@ -69,8 +69,7 @@ def try_prompt(
     effect = measure_effect(loaded, better, source, batch_size, progress)
     if out is not None:
         write_table(Path(out) / TABLE, effect.table)
-        with atomic_path(Path(out) / PAGE) as path:
-            path.write_text(render_prompt(effect), encoding="utf-8")
+        write_page(Path(out) / PAGE, render_prompt(effect))
         better.save(out)
     return effect
 

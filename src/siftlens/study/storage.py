@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from siftlens.core import InputError, StudyError
-from siftlens.data import atomic_path, disk_errors, read_record, write_record
+from siftlens.data import disk_errors, read_record, write_page, write_record
 from siftlens.interrelation.files import (
     read_gallery,
     write_arrays,
@@ -74,8 +74,7 @@ def save(result: Result, folder: Path) -> None:
         write_arrays(folder / _ARRAYS, result.arrays)
     write_gallery(folder / _GALLERY, result.gallery)
     write_quarantine(folder / _QUARANTINE, result.quarantine)
-    with atomic_path(folder / REPORT) as path:
-        path.write_text(render(result), encoding="utf-8")
+    write_page(folder / REPORT, render(result))
     groups = () if result.heads_by_group is None else (_GROUPS,)
     write_record(folder / RUN, asdict(result.run), (*_FILES, *groups))
 
