@@ -15,10 +15,12 @@ from siftlens.core import PatchGrid
 from siftlens.data import Planted, PlantedImage
 from siftlens.prompting import Bias, Contrast, Mixture, PixelMask, Plan, Policy, TokenChoice, mixed_maps, prompt
 from siftlens.prompting.maps import cue_patches, harmful_rows
+from siftlens.prompting.patches import highest
 from siftlens.prompting.steering import Site, Steering
 
 ARMS = ("random", "centre", "gradient", "keypoints", "keypoints+centre", "audited cue", "oracle object", "oracle cue")
 ORACLES = ARMS[-2:]
+MARKED = ("audited cue", *ORACLES)  # maps that say by themselves which patches
 # Set before anything was run: one third of the area is what the prototype kept.
 OPERATORS: dict[str, Policy] = {
     "bias 3": Policy(bias=(Bias(3.0),)),
@@ -50,6 +52,11 @@ def arm_maps(
         "oracle object": patch_share(np.stack([image.object_mask for image in images]), grid),
         "oracle cue": -patch_share(np.stack([image.cue_map for image in images]), grid),
     }
+
+
+def best_third(maps: Tensor) -> Tensor:
+    """1 on the third of the patches with the highest map, 0 elsewhere: arms of equal area for a bias."""
+    return torch.zeros_like(maps).scatter_(1, highest(maps, 1 / 3), 1.0)
 
 
 def patch_share(masks: np.ndarray, grid: PatchGrid) -> Tensor:

@@ -1,17 +1,20 @@
 """Does prompting by an audit undo a shortcut? One small model with a planted cue for each run.
 
-Usage: python benchmarks/prompt_study.py --work /tmp/prompt-study --seeds 6
-       python benchmarks/prompt_study.py --work /tmp/prompt-study --summary prompting
+Usage: python benchmarks/prompt_study.py --work WORK --seeds 6
+       python benchmarks/prompt_study.py --work WORK --seeds 6 --cutouts CUTOUTS --scenes SCENES --balanced 98304
+       python benchmarks/prompt_study.py --summary
 
-Every run is a material, a cue, a correlation and a seed; its JSON lies in WORK/runs and is skipped when it is there, so
-that an interrupted study goes on by the same command. Each model sees the balanced split first, then the biased one. It
-is audited on held-out images (no masks, no group labels) and the prompt tuned on further ones; all figures are of the
-test split, which neither ever sees. First printed is the head-room: what the oracle's map gains in the worst group.
+Every run is a material, a cue, a correlation and a seed. Its model is kept in WORK/models, its result in
+benchmarks/results/prompting, and skipped when it is there: an interrupted study goes on by the same command. Each model
+sees the balanced split first, then the biased one. It is audited on held-out images (no masks, no group labels) and the
+prompt tuned on further ones; all figures are of the test split, which neither ever sees. First printed is the
+head-room: what the oracle's map gains in the worst group.
 
 Arms: random, centre, gradient energy, keypoints, keypoints and centre, the audited cue, and two oracles (the object's
 mask, the planted cue's), each by bias, token choice, contrast, early pixel masking and a foveal mask; and the tuned
-prompt. Correlation 0.5 is an unbiased model, on which the tuned prompt should do nothing. The heads of each model are
-also switched off one by one, beside what the analysis says of them.
+prompt. All but cue and oracles mark equal areas: a bias favours the best third of the patches. Correlation 0.5 is an
+unbiased model, on which the tuned prompt should do nothing. The heads of each model are also switched off one by one,
+beside what the analysis says of them.
 """
 
 import argparse
@@ -24,15 +27,17 @@ from typing import Any
 import numpy as np
 
 import siftlens
-from machine import save_result
+from machine import RESULTS, save_result
 from planted_models import Recipe, trained
 from prompt_arms import (
     FOVEAL,
+    MARKED,
     OPERATORS,
     ORACLES,
     ablated_heads,
     answers,
     arm_maps,
+    best_third,
     by_group,
     foveal_answers,
     plan_for,
@@ -41,33 +46,36 @@ from prompt_arms import (
 )
 from prompt_summary import summarize
 from siftlens.data import DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
+from siftlens.prompting.maps import harmful_rows
 
 CUES = ("scene", "glyph", "patch")
+RUNS = RESULTS / "prompting"
 CORRELATIONS = (0.5, 0.9, 0.95, 1.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for models and runs")
+    parser.add_argument("--work", type=Path, default=Path("out/prompt-study"), help="folder for models")
     parser.add_argument("--cutouts", type=Path, help="CLASS/images and CLASS/masks; without, composites are drawn")
     parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
     parser.add_argument("--cues", nargs="+", default=list(CUES), choices=CUES)
     parser.add_argument("--correlations", nargs="+", type=float, default=list(CORRELATIONS))
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--audited", type=int, default=1000, help="images of the audit")
+    parser.add_argument("--audited", type=int, default=800, help="images of the audit")
     parser.add_argument("--validated", type=int, default=600, help="images to tune on")
-    parser.add_argument("--tested", type=int, default=800, help="images of the figures")
+    parser.add_argument("--tested", type=int, default=600, help="images of the figures")
     parser.add_argument("--size", type=int, default=64, help="px")
     parser.add_argument("--balanced", type=int, default=Recipe.balanced, help="images of the first stage")
     parser.add_argument("--biased", type=int, default=Recipe.biased, help="images of the second stage")
     parser.add_argument("--width", type=int, default=Recipe.width)
     parser.add_argument("--depth", type=int, default=Recipe.depth)
-    parser.add_argument("--summary", metavar="NAME", help="only sum the finished runs up in results/NAME.json")
+    parser.add_argument(
+        "--summary", action="store_true", help="only sum the finished runs up in results/prompting.json"
+    )
     options = parser.parse_args()
-    runs = options.work / "runs"
     if options.summary:
-        found = [json.loads(path.read_text()) for path in sorted(runs.glob("*.json"))]
-        print(save_result(options.summary, summarize(found)))
+        found = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
+        print(save_result("prompting", summarize(found)))
         return
     material: Material = DrawnMaterial()
     if options.cutouts:
@@ -76,13 +84,13 @@ def main() -> None:
     # Seeds outermost: whenever it is stopped, every cue and correlation has about as many runs.
     for seed, cue, correlation in itertools.product(range(options.seeds), options.cues, options.correlations):
         planted = Planted(material, cue, correlation, size=options.size, seed=seed)
-        path = runs / f"{type(material).__name__}-{cue}-{correlation}-{seed}.json"
+        path = RUNS / f"{type(material).__name__}-{cue}-{correlation}-{seed}.json"
         if path.exists():
             continue
         start = time.perf_counter()
         found = run(planted, recipe, options)
         with atomic_path(path) as target:
-            target.write_text(json.dumps(found, indent=1) + "\n")
+            target.write_text(json.dumps(found) + "\n")
         print(path.stem, told(found), f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -107,10 +115,12 @@ def run(planted: Planted, recipe: Recipe, options: argparse.Namespace) -> dict[s
         if of_arm is None:  # no harm was found: the audited cue does nothing
             arms[arm] = dict.fromkeys([*OPERATORS, FOVEAL], by_group(test, plain))
             continue
+        marked = of_arm if arm in MARKED else best_third(of_arm)
         arms[arm] = {
-            name: by_group(test, answers(model, test, operator, of_arm, plan)) for name, operator in OPERATORS.items()
+            name: by_group(test, answers(model, test, operator, marked if operator.biased else of_arm, plan))
+            for name, operator in OPERATORS.items()
         }
-        arms[arm][FOVEAL] = by_group(test, foveal_answers(model, test, of_arm, plan))
+        arms[arm][FOVEAL] = by_group(test, foveal_answers(model, test, marked, plan))
     return {
         "material": type(planted.material).__name__,
         "cue": planted.cue,
@@ -119,9 +129,7 @@ def run(planted: Planted, recipe: Recipe, options: argparse.Namespace) -> dict[s
         "recipe": vars(recipe) | {"size": planted.size},
         "images": {"audited": len(audited), "validated": len(validation), "tested": len(test)},
         "seconds": {"audit": round(audit_seconds, 1), "tune": round(tune_seconds, 1)},
-        "harmful_cues": audit.cues["cue"][audit.cues["verdict"].str.startswith(("harmful", "confirmed"))].tolist()
-        if len(audit.cues)
-        else [],
+        "harmful_cues": [audit.cue(row).name for row in harmful_rows(audit)],
         "none": by_group(test, plain),
         "arms": arms,
         "tuned": {"policy": json.loads(policy.to_json()), "groups": by_group(test, under_tuned)},
