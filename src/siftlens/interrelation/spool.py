@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -79,6 +80,7 @@ class Spool:
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False):
         self.folder = folder
         self._state = _State(json.loads(json.dumps(settings)))
+        self._logs: dict[str, BufferedWriter] = {}
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
@@ -91,11 +93,13 @@ class Spool:
                     )
                 self._state = self._last_commit()
             with disk_errors(folder):
-                self._logs = {name: (folder / name).open("ab") for name in _LOGS}
-                for name, log in self._logs.items():
+                for name in _LOGS:
+                    log = self._logs[name] = (folder / name).open("ab")
                     log.truncate(self._state.sizes[name])
                     log.seek(0, 2)
         except BaseException:
+            for log in self._logs.values():
+                log.close()
             self._lock.release()
             raise
 
