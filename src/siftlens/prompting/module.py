@@ -204,7 +204,7 @@ def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -
         given = whole["normalization"]
         normalize = None if given is None else (tuple(given["mean"]), tuple(given["std"]))
         has_audit = whole["audit"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, StudyError):
             raise
         raise StudyError(f"{folder} is damaged or cut off ({error}); copy it again") from error
