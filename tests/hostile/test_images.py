@@ -41,10 +41,9 @@ def assert_reasons(found: dict[str, str], bad: dict[str, str]):
         assert found[name].isprintable()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_analyze_sets_aside_what_cannot_be_read_and_goes_on(place, siftlens_cli, workers):
+def test_analyze_sets_aside_what_cannot_be_read_and_goes_on(place, siftlens_cli):
     good, bad = write_images(place / "photos")
-    result = siftlens_cli(*ANALYZE, "--images", "photos", "--workers", workers, "--group-by", "folder", out="out")
+    result = siftlens_cli(*ANALYZE, "--images", "photos", "--group-by", "folder", out="out")
     assert (result.code, result.err) == (0, "")
     assert f"images     {len(good)}, and {len(bad)} set aside (reasons in out/quarantine.csv)" in result.out
     study = siftlens.load_study("out")
