@@ -1,6 +1,7 @@
 """A run: it learns, stops and goes on exactly, and many processes are as one."""
 
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, safe_open
 
 from oracles.runs import SETTINGS, SIZE, STEPS, assert_same_weights, rows, run
 from siftlens.core import InputError, ModelError, SiftlensError, StudyError
+from siftlens.keypoints import SiftSettings
 from siftlens.pretraining import loop
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.choice import PartialDecoding
@@ -221,12 +223,31 @@ def test_too_little_memory_says_what_helps(photos, tmp_path, monkeypatch):
 
 def test_other_settings_are_not_resumed(photos, tmp_path):
     run(photos, tmp_path, replace(SETTINGS, epochs=1))
-    with pytest.raises(StudyError, match="had other settings: epochs was 1 and is 3; resume with the settings it was"):
+    with pytest.raises(StudyError, match="had other settings: epochs was 1 and is 3; resume with the settings and"):
         run(photos, tmp_path, resume=True)
     with pytest.raises(StudyError, match=r"policy\.name was 'ramped' and is 'random'"):
         run(photos, tmp_path, replace(SETTINGS, epochs=1, policy=MaskPolicy()), resume=True)
     with pytest.raises(InputError, match="holds a run already; go on with it"):
         run(photos, tmp_path)
+
+
+def test_other_images_are_not_resumed_and_nothing_is_overwritten(photos, tmp_path):
+    images, out = tmp_path / "photos", tmp_path / "out"
+    shutil.copytree(photos, images)
+    run(images, out, replace(SETTINGS, epochs=1))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (images / "a" / "00.png").unlink()
+    with pytest.raises(StudyError, match="images was '20 images, .{16}' and is '19 images, .{16}'"):
+        run(images, out, replace(SETTINGS, epochs=1), resume=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_keypoints_detected_otherwise_are_not_resumed(photos, keypoints, tmp_path):
+    settings = replace(SETTINGS, epochs=1, guide="keypoints")
+    run(photos, tmp_path / "out", settings, keypoints=keypoints)
+    detect_images(photos, tmp_path / "others", side=SIZE, settings=SiftSettings(contrast_threshold=0.01))
+    with pytest.raises(StudyError, match=r"keypoints\.contrast_threshold was 0\.04 and is 0\.01"):
+        run(photos, tmp_path / "out", settings, keypoints=tmp_path / "others", resume=True)
 
 
 def test_a_damaged_state_is_refused(photos, tmp_path):

@@ -1,7 +1,8 @@
 """What a step is computed from: views, what is seen of them and what is decoded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from siftlens.core import PatchGrid
 from siftlens.pretraining.choice import loss_weights, split
+from siftlens.pretraining.guide import KeypointGuide
 from siftlens.pretraining.images import HeldImages
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.sampler import epoch_order, share_of, steps_per_epoch
@@ -56,6 +58,13 @@ class Batches:
         self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs
         self._order: tuple[int, Tensor] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the batches depend on, as JSON values: settings, images, and how keypoints were detected."""
+        about = {**self._settings.describe(), "images": self._images.digest}
+        if isinstance(self._guide, KeypointGuide):
+            about |= {f"keypoints.{name}": value for name, value in asdict(self._guide.store.settings).items()}
+        return about
 
     def part(self, step: int, part: int, parts: int) -> Batch:
         """One of several equal parts of a step: for a process, or for accumulating gradients."""

@@ -27,7 +27,7 @@ def save_state(
         module: the autoencoder.
         optimizer: AdamW over its parameters.
         step: steps done.
-        settings: of the run, as JSON values.
+        settings: of the run, as JSON values; with its images.
 
     Raises:
         InputError: the disk is full or read-only.
@@ -47,13 +47,13 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
         folder: of the run.
         module: the autoencoder, newly built.
         optimizer: AdamW over its parameters, new.
-        settings: of the run that goes on, as JSON values.
+        settings: of the run that goes on, as JSON values; with its images.
 
     Returns:
         Steps done.
 
     Raises:
-        StudyError: the file is damaged, or the run had other settings.
+        StudyError: the file is damaged, or the run had other settings, images or keypoints.
     """
     path = folder / STATE
     try:
@@ -69,7 +69,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
         first = changed[0]
         raise StudyError(
             f"the run in {folder} had other settings: {first} was {before.get(first)!r} and is {now.get(first)!r}; "
-            "resume with the settings it was begun with, or begin anew in another folder"
+            "resume with the settings and images it was begun with, or begin anew in another folder"
         )
     module.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
     for name, parameter in module.named_parameters():

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ class HeldImages:
 
     def __len__(self) -> int:
         return len(self.identities)
+
+    @property
+    def digest(self) -> str:
+        """How many they are, and a hash of their pixels in order."""
+        return f"{len(self)} images, {sha256(''.join(self.contents).encode()).hexdigest()[:16]}"
 
 
 def hold(

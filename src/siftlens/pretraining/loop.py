@@ -78,6 +78,9 @@ class Run:
         out: folder of its files.
         pace: how it is carried out.
         progress: called with a stage, images done and images to do.
+
+    Raises:
+        StudyError: the checkpoint in `out` is damaged, or of other settings, images or keypoints.
     """
 
     def __init__(
@@ -96,17 +99,18 @@ class Run:
         self._images, self._batches, self._settings = images, batches, settings
         self._out, self._pace, self._progress = out, pace, progress
         self._learner = Learner(fabric, model, normalization, settings, batches.steps, compiled=pace.compile)
+        self._about = batches.describe()
+        self._first = 0
+        if (out / STATE).exists():
+            self._first = load_state(out, model, self._learner.optimizer, self._about)
 
     def train(self) -> Finished:
         """Train to the end.
 
         Raises:
             SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
-            StudyError: the checkpoint is damaged or of other settings.
         """
-        first, total = 0, self._batches.steps
-        if (self._out / STATE).exists():
-            first = load_state(self._out, self._model, self._learner.optimizer, self._settings.describe())
+        first, total = self._first, self._batches.steps
         self._open_logs(first)
         self._saved, self._seconds = time.monotonic(), 0.0
         self._knn: float | None = None
@@ -166,7 +170,7 @@ class Run:
         if epoch is not None and self._is_watched(epoch):
             self._watch(step, epoch)
         if step == self._batches.steps or time.monotonic() - self._saved >= self._pace.save_every:
-            save_state(self._out, self._model, self._learner.optimizer, step, self._settings.describe())
+            save_state(self._out, self._model, self._learner.optimizer, step, self._about)
             self._saved = time.monotonic()
 
     def _is_watched(self, epoch: int) -> bool:

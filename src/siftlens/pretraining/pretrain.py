@@ -76,7 +76,7 @@ def pretrain(
 
     Raises:
         InputError: an argument, an image folder, a keypoint file or a setting is not what was expected.
-        StudyError: the run to resume is damaged or of other settings.
+        StudyError: the run to resume is damaged, or of other settings, images or keypoints.
         NothingReadableError: not one image can be used.
         SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
     """
@@ -101,6 +101,7 @@ def pretrain(
         )
     held = _held(fabric, images, settings.side, out, workers)
     batches = Batches(held, guide_of(settings, store, held, model.layout.grid), model.layout.grid, settings)
+    run = Run(fabric, model, normalization, held, batches, settings, out, pace, progress)
     if fabric.is_global_zero:
         about = {
             "settings": settings.describe(),
@@ -113,7 +114,7 @@ def pretrain(
         }
         with atomic_path(out / "run.json") as target:
             target.write_text(dumps(about, indent=1) + "\n", encoding="utf-8")
-    finished = Run(fabric, model, normalization, held, batches, settings, out, pace, progress).train()
+    finished = run.train()
     if fabric.is_global_zero:
         (out / _PIXELS).unlink(missing_ok=True)
     return Pretrained(out / ENCODER, len(held), held.aside, finished)

@@ -12,13 +12,13 @@ from torch import Tensor
 from siftlens.data import Normalization, atomic_path
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.batches import Batch
+from siftlens.pretraining.features import CHUNK, features
 from siftlens.pretraining.images import HeldImages
 from siftlens.pretraining.neighbours import knn_predict, labels_of
 from siftlens.pretraining.patches import patchify, unpatchify
 from siftlens.pretraining.views import normalised
 
 _WATCHED = 2000  # images for k-NN, spread evenly
-_CHUNK = 256
 _GAP = 4  # px between pictures
 _GREY = 0.5  # of a patch that is masked
 
@@ -35,12 +35,12 @@ def watch_knn(model: MaskedAutoencoder, images: HeldImages, normalization: Norma
         return None
     height, width = model.layout.grid.height, model.layout.grid.width
     device = next(model.parameters()).device
-    features = []
-    for part in chosen.split(_CHUNK):
+    each = []
+    for part in chosen.split(CHUNK):
         pixels = F.interpolate(images.pixels[part], (height, width), mode="bilinear", antialias=True)
         x = normalised(pixels.to(device), normalization.mean, normalization.std)
-        features.append(model.encoder.forward_features(x)[:, model.layout.prefix :].mean(dim=1).float())
-    found = torch.cat(features)
+        each.append(features(model.encoder, x).float())
+    found = torch.cat(each)
     predicted = knn_predict(found, labels.to(device), found, leave_one_out=True)
     return float((predicted.cpu() == labels).float().mean())
 
