@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from siftlens.auditing.properties import properties_of
 from siftlens.core import InputError, NothingReadableError
-from siftlens.data import ImageRef, ImageSource, Member, Preprocessing, Unreadable, content_hash, decode, opened
+from siftlens.data import ImageRef, ImageSource, Preprocessing, Stored, Unreadable, content_hash, decode, opened
 from siftlens.interrelation.randomness import digest
 
 FEW = 16  # images of a class in either half, below which nothing is claimed about it
@@ -115,7 +114,7 @@ def _labels(source: ImageSource, labels: Sequence[str | int] | None) -> list[str
 def _original_size(ref: ImageRef) -> tuple[int, int]:
     """Width and height before resizing, px."""
     source = ref.fetched().source
-    if isinstance(source, Path | Member):
+    if isinstance(source, Stored):
         with opened(source) as file, Image.open(file) as image:
             return image.size
     assert isinstance(source, np.ndarray)

@@ -10,7 +10,7 @@ from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from siftlens.data.records import read_record, write_record
-from siftlens.data.shards import Member, opened
+from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "PlantedImage",
     "PlantedSplit",
     "Preprocessing",
+    "Stored",
     "Unreadable",
     "as_pixels",
     "atomic_path",

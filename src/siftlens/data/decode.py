@@ -10,9 +10,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from siftlens.core import InputError
+from siftlens.data.parquet import Row
 from siftlens.data.pixels import to_rgb
 from siftlens.data.preprocessing import Preprocessing
-from siftlens.data.shards import Member, opened
+from siftlens.data.shards import Stored, opened
 from siftlens.data.sources import ImageRef, Item
 
 # Without EPS and PDF, which Pillow hands to another program.
@@ -37,7 +38,7 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
     Raises:
         Unreadable: the file is missing, damaged, empty, no image, or its size makes no sense.
     """
-    if isinstance(ref.source, Path | Member):
+    if isinstance(ref.source, Stored):
         return _decode_file(ref.source, preprocessing)
     pixels = ref.source.pixels() if isinstance(ref.source, Item) else ref.source
     image = Image.fromarray(pixels)
@@ -45,7 +46,7 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
     return preprocessing.apply(image)
 
 
-def _decode_file(source: Path | Member, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width 3"]:
+def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width 3"]:
     try:
         _check_file(source)
         with warnings.catch_warnings(), opened(source) as file:
@@ -71,14 +72,14 @@ def _decode_file(source: Path | Member, preprocessing: Preprocessing) -> UInt8[n
         raise Unreadable(f"damaged: {type(error).__name__}: {_line(error)}") from error
 
 
-def _check_file(source: Path | Member) -> None:
-    if isinstance(source, Member):
-        size = source.size
-    else:
+def _check_file(source: Stored) -> None:
+    if isinstance(source, Path):
         status = source.stat()
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("not a file")
         size = status.st_size
+    else:
+        size = len(source.read()) if isinstance(source, Row) else source.size
     if not size:
         raise Unreadable("empty file (0 bytes)")
 

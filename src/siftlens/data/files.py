@@ -1,32 +1,33 @@
-"""Image files: a folder with everything below it, a glob, a text file of paths, or tar files with images in them."""
+"""Image files: a folder with everything below it, a glob, a text file of paths, or tar and Parquet files of images."""
 
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from siftlens.core import InputError
+from siftlens.data.parquet import is_parquet, rows_in
+from siftlens.data.remote import Remote, find, is_address, relative
 from siftlens.data.shards import images_in, is_shard
 from siftlens.data.sources import ImageRef, ImageSource, MemorySource, spread
 
-_KINDS = "a folder, a glob such as 'photos/*.jpg', a tar file, or a text file with one path per line"
+_KINDS = "a folder, a glob such as 'photos/*.jpg', a tar or Parquet file, or a text file with one path per line"
 
 
 class FileSource:
-    """Files, sorted by name; a tar file stands for the images in it.
+    """Files, sorted by name; a tar or Parquet file stands for the images in it.
 
     Args:
-        paths: the files.
-        base: the folder that their identities are relative to.
+        files: each with its name below what was asked for.
         limit: at most so many, spread evenly.
 
     Raises:
-        InputError: a tar file cannot be read.
+        InputError: a tar or Parquet file cannot be read.
     """
 
-    def __init__(self, paths: Iterable[Path], base: Path, limit: int | None = None):
-        refs = sorted((ref for path in paths for ref in _refs(path, base)), key=lambda ref: ref.identity)
+    def __init__(self, files: Iterable[tuple[Path | Remote, PurePath]], limit: int | None = None):
+        refs = sorted((ref for file, name in files for ref in _refs(file, name)), key=lambda ref: ref.identity)
         self._refs = [refs[index] for index in spread(len(refs), limit)]
 
     def __len__(self) -> int:
@@ -40,24 +41,28 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
     """Images to go through, any number of times. Nothing is decoded yet.
 
     Args:
-        images: a folder (every file below it, except hidden ones), a glob, a tar file, a text file with one path per
-            line (relative to it); or a collection of PIL images, of arrays of uint8, or of floats in [0, 1].
+        images: a folder (every file below it, except hidden ones), a glob, a tar or Parquet file, each of these at an
+            address too (`s3://...`); a text file with one path per line (relative to it); or a collection of PIL
+            images, of arrays of uint8, or of floats in [0, 1].
         limit: at most so many images, spread evenly.
 
     Returns:
         Files are named by their path below the folder, and grouped by the first folder of that; so are images in tar
-        files, below the tar file, where WebDataset's `.cls` tells no other group. Images in memory are named by the
-        hash of their pixels.
+        files, below the tar file, where WebDataset's `.cls` tells no other group. Rows of a Parquet file are named by
+        their number below it, and grouped by their label. Images in memory are named by the hash of their pixels.
 
     Raises:
         InputError: nothing is there, or it is of another kind, or can be gone through only once.
     """
+    if is_address(images):
+        files, below = find(images)
+        return _some(FileSource(((file, relative(file, below)) for file in files), limit), images)
     if not isinstance(images, str | os.PathLike):
         return MemorySource(images, limit)
     path = Path(images).expanduser()
     if path.is_dir():
         paths, base = _below(path), path
-    elif path.is_file() and is_shard(path):
+    elif path.is_file() and (is_shard(path) or is_parquet(path)):
         paths, base = [path], path.parent
     elif path.is_file():
         paths = _listed(path)
@@ -67,9 +72,12 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
         paths = [found for found in base.glob(str(path.relative_to(base))) if not found.is_dir()]
     else:
         raise InputError(f"no images at {path}: nothing is there; expected {_KINDS}")
-    source = FileSource(paths, base, limit)
+    return _some(FileSource(((found, found.relative_to(base)) for found in paths), limit), path)
+
+
+def _some(source: FileSource, place: object) -> FileSource:
     if not len(source):
-        raise InputError(f"no images at {path}: it holds no files; expected {_KINDS}")
+        raise InputError(f"no images at {place}: it holds no files; expected {_KINDS}")
     return source
 
 
@@ -104,15 +112,15 @@ def _listed(path: Path) -> list[Path]:
     return [path.parent.absolute() / line for line in dict.fromkeys(lines) if line]
 
 
-def _refs(path: Path, base: Path) -> Iterator[ImageRef]:
+def _refs(file: Path | Remote, name: PurePath) -> Iterator[ImageRef]:
     """The image that a file is, or those in it."""
-    relative = path.relative_to(base)
-    if is_shard(path):
-        for name, group, member in images_in(path):
-            yield ImageRef(_identity(f"{relative.as_posix()}/{name}"), _identity(group), member)
+    held = images_in if is_shard(file) else rows_in if is_parquet(file) else None
+    if held is not None:
+        for within, group, place in held(file):
+            yield ImageRef(_identity(f"{name.as_posix()}/{within}"), _identity(group), place)
         return
-    identity = _identity(relative.as_posix())
-    yield ImageRef(identity, identity.split("/")[0] if len(relative.parts) > 1 else "", path)
+    identity = _identity(name.as_posix())
+    yield ImageRef(identity, identity.split("/")[0] if len(name.parts) > 1 else "", file)
 
 
 def _identity(name: str) -> str:

@@ -3,10 +3,12 @@
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader, BytesIO
+from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
 
 from siftlens.core import InputError
+from siftlens.data.parquet import Row
+from siftlens.data.remote import Remote
 
 _IMAGES = {"avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp"}
 _CLASS = "cls"
@@ -22,30 +24,39 @@ class Member:
         size: bytes.
     """
 
-    shard: Path
+    shard: Path | Remote
     start: int
     size: int
 
 
-def is_shard(path: Path) -> bool:
+def is_shard(path: Path | Remote) -> bool:
     """Whether a file is taken as a tar file; compressed ones cannot be read at a place within."""
     return path.suffix.lower() == ".tar"
 
 
-def opened(source: Path | Member) -> BufferedReader | BytesIO:
-    """A file, or a file within a tar file, to be read.
+Stored = Path | Remote | Member | Row
+
+
+def opened(source: Stored) -> BufferedReader | BytesIO:
+    """A file, wherever it is kept, to be read.
 
     Raises:
         OSError: it cannot be.
     """
     if isinstance(source, Path):
         return source.open("rb")
+    if isinstance(source, Row):
+        return BytesIO(source.read())
+    if isinstance(source, Remote):
+        return BytesIO(source.part(0, source.size))
+    if isinstance(source.shard, Remote):
+        return BytesIO(source.shard.part(source.start, source.size))
     with source.shard.open("rb") as file:
         file.seek(source.start)
         return BytesIO(file.read(source.size))
 
 
-def images_in(shard: Path) -> Iterator[tuple[str, str, Member]]:
+def images_in(shard: Path | Remote) -> Iterator[tuple[str, str, Member]]:
     """Name, class and place of every image in a tar file.
 
     As in WebDataset, a sample's files share their name up to the first dot; what follows it tells the image
@@ -58,7 +69,7 @@ def images_in(shard: Path) -> Iterator[tuple[str, str, Member]]:
     images: list[tuple[str, str, Member]] = []
     classes: dict[str, str] = {}
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for found in archive:
                 path = PurePosixPath(found.name)
                 key, _, ending = path.name.partition(".")
@@ -69,7 +80,7 @@ def images_in(shard: Path) -> Iterator[tuple[str, str, Member]]:
                     images.append((found.name, sample, Member(shard, found.offset_data, found.size)))
                 elif ending == _CLASS:
                     classes[sample] = _text(archive, found)
-            if archive.offset >= shard.stat().st_size:
+            if archive.offset >= file.seek(0, SEEK_END):
                 raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"cannot read {shard} as a tar file ({error}); fetch or write it again") from error

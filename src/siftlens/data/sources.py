@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +9,7 @@ from jaxtyping import UInt8
 
 from siftlens.core import InputError
 from siftlens.data.pixels import as_pixels, content_hash
-from siftlens.data.shards import Member
+from siftlens.data.shards import Stored
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ class ImageRef:
     Attributes:
         identity: the path below the folder, with slashes; the hash of the pixels where there is no path.
         group: the first folder of that path, or "".
-        source: the file, its place in a tar file, the pixels, or where to fetch them.
+        source: the file, its place in a tar or Parquet file, the pixels, or where to fetch them.
     """
 
     identity: str
     group: str
-    source: Path | Member | UInt8[np.ndarray, "height width 3"] | Item
+    source: Stored | UInt8[np.ndarray, "height width 3"] | Item
 
     def fetched(self) -> "ImageRef":
         """The same with the pixels themselves in place of a collection: fit for another process."""

@@ -1,0 +1,106 @@
+"""Images in Parquet files, a row each, as Hugging Face writes data sets: read where they lie."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from siftlens.core import InputError
+from siftlens.data.remote import Remote
+
+_LABELS = ("label", "labels", "class", "cls")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image in a Parquet file.
+
+    Attributes:
+        file: the Parquet file.
+        column: the column of images.
+        group: of rows, which are read together.
+        index: of the row in its group.
+    """
+
+    file: Path | Remote
+    column: str
+    group: int
+    index: int
+
+    def read(self) -> bytes:
+        """The image's own bytes; none where the row has none.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        value = _images(self.file, self.column, self.group)[self.index].as_py()
+        return bytes((value.get("bytes") if isinstance(value, dict) else value) or b"")
+
+
+def is_parquet(file: Path | Remote) -> bool:
+    """Whether a file is taken as a Parquet file."""
+    return file.suffix.lower() == ".parquet"
+
+
+def rows_in(file: Path | Remote) -> Iterator[tuple[str, str, Row]]:
+    """Number, class and place of every image in a Parquet file.
+
+    The images are in the first column of bytes, or of a struct with a field `bytes`; classes in a column `label`,
+    `labels`, `class` or `cls`, by their names where the file tells them.
+
+    Raises:
+        InputError: it is no Parquet file, or has no such column.
+    """
+    import pyarrow as pa  # not at import: every worker process would
+    import pyarrow.parquet as pq
+
+    try:
+        with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
+            schema = parquet.schema_arrow
+            column = next((field.name for field in schema if _holds_images(field.type)), None)
+            if column is None:
+                raise InputError(
+                    f"{file} has no column of image bytes, but {', '.join(schema.names)}; expected binary, or a struct "
+                    "with a field 'bytes'"
+                )
+            label = next((name for name in _LABELS if name in schema.names), None)
+            classes = parquet.read([label])[label].to_pylist() if label else []
+            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read {file} as a Parquet file ({error}); fetch or write it again") from error
+    names, number = _names(schema, label), 0
+    for group, size in enumerate(sizes):
+        for index in range(size):
+            value = classes[number] if classes else ""
+            named = names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
+            yield f"{number:09}", named, Row(file, column, group, index)
+            number += 1
+
+
+def _holds_images(kind: Any) -> bool:
+    import pyarrow.types
+
+    if pyarrow.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_images(kind.field(index).type)
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _names(schema: Any, label: str | None) -> list[str]:
+    """Names of the classes, which Hugging Face keeps beside the schema."""
+    try:
+        told: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return [str(name) for name in told["info"]["features"][label]["names"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+@lru_cache(maxsize=1)
+def _images(file: Path | Remote, column: str, group: int) -> Any:
+    """The images of a group of rows, kept until another group is asked for: neighbours are asked for in turn."""
+    import pyarrow.parquet as pq
+
+    with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
+        return parquet.read_row_group(group, [column])[column]

@@ -1,0 +1,124 @@
+"""Files at an address: `s3://`, `gs://`, `hf://`, and whatever else fsspec opens."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+from siftlens.core import InputError
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file at an address. Opens as a `Path` does.
+
+    Attributes:
+        address: with its protocol.
+        size: bytes.
+    """
+
+    address: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """What follows the last slash."""
+        return PurePosixPath(self.address).name
+
+    @property
+    def suffix(self) -> str:
+        """Of the name, with its dot."""
+        return PurePosixPath(self.address).suffix
+
+    def open(self, mode: str = "rb") -> Any:
+        """The file, to be read here and there: one of the many kinds that fsspec has.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        system, path = _system(self.address)
+        return system.open(path, mode)
+
+    def part(self, start: int, size: int) -> bytes:
+        """Some of its bytes, in one request.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        system, path = _system(self.address)
+        return bytes(system.cat_file(path, start=start, end=start + size))
+
+    def __str__(self) -> str:
+        return self.address
+
+
+def is_address(images: object) -> bool:
+    """Whether this names a protocol, as `s3://` does."""
+    return isinstance(images, str) and "://" in images
+
+
+def find(address: str) -> tuple[list[Remote], str]:
+    """Files at an address: a file, a glob, or everything below a folder that is not hidden.
+
+    Args:
+        address: with its protocol.
+
+    Returns:
+        The files, and the address that their names are relative to.
+
+    Raises:
+        InputError: nothing is there, or it cannot be reached; a package is missing for this protocol.
+    """
+    protocol = address.partition("://")[0]
+    with _reaching(address):
+        system, path = _system(address)
+        if any(sign in path for sign in "*?["):
+            found = system.glob(path, detail=True)
+            base = next(str(parent) for parent in PurePosixPath(path).parents if not set("*?[") & set(str(parent)))
+        elif system.isfile(path):
+            found, base = {path: system.info(path)}, str(PurePosixPath(path).parent)
+        else:
+            found, base = system.find(path, detail=True), path
+    base = base.rstrip("/")
+    files = [
+        Remote(f"{protocol}://{name}", int(info["size"]))
+        for name, info in found.items()
+        if info["type"] == "file" and not any(part.startswith(".") for part in _below(name, base).split("/"))
+    ]
+    return files, f"{protocol}://{base}"
+
+
+def relative(file: Remote, base: str) -> PurePosixPath:
+    """The name of a file below a base."""
+    return PurePosixPath(_below(file.address, base))
+
+
+def _below(name: str, base: str) -> str:
+    return name.removeprefix(base).lstrip("/")
+
+
+def _system(address: str) -> tuple[Any, str]:
+    import fsspec  # not at import: every worker process would
+
+    return cast("tuple[Any, str]", fsspec.core.url_to_fs(address))
+
+
+@contextmanager
+def _reaching(address: str) -> Iterator[None]:
+    protocol = address.partition("://")[0]
+    try:
+        yield
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        how = f"pip install 'siftlens[{extra}]'" if extra else " ".join(str(error).split())
+        raise InputError(f"{protocol}:// needs another package: {how}") from error
+    except ValueError as error:  # a protocol that nobody knows
+        raise InputError(f"cannot read {address}: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read {address}: {type(error).__name__}: {error}; check the address, the network and your "
+            "credentials"
+        ) from error

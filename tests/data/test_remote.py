@@ -1,0 +1,108 @@
+"""Images at an address, in fsspec's file system of the memory."""
+
+from io import BytesIO
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from siftlens.core import InputError, PatchGrid
+from siftlens.data import Preprocessing, Unreadable, decode, open_images
+from siftlens.patchmaps import PrepareSettings, prepare_images
+
+SIDE = 13
+
+
+def png(value):
+    file = BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (value, 10, 20)).save(file, format="PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def bucket():
+    """A bucket in memory with three images, an empty file, a hidden one, a tar file and a Parquet file."""
+    import tarfile
+
+    system = fsspec.filesystem("memory")
+    table, tar = BytesIO(), BytesIO()
+    pq.write_table(pa.table({"image": [png(7), png(8)], "label": [1, 0]}), table)
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name, data in (("0.png", png(5)), ("0.cls", b"c"), ("1.png", png(6))):
+            found = tarfile.TarInfo(name)
+            found.size = len(data)
+            archive.addfile(found, BytesIO(data))
+    files = {
+        "photos/dog/2.png": png(2),
+        "photos/cat/1.png": png(1),
+        "photos/3.png": png(3),
+        "photos/cat/.hidden.png": png(9),
+        "photos/empty.png": b"",
+        "shards/a.tar": tar.getvalue(),
+        "shards/b.parquet": table.getvalue(),
+    }
+    for name, data in files.items():
+        system.pipe_file(f"/bucket/{name}", data)
+    yield "memory://bucket"
+    system.rm("/bucket", recursive=True)
+
+
+def seen(source):
+    """Name, group and value of each image; None for one that cannot be read."""
+    found = []
+    for ref in source:
+        try:
+            value = int(decode(ref, Preprocessing(SIDE, SIDE))[0, 0, 0])
+        except Unreadable:
+            value = None
+        found.append((ref.identity, ref.group, value))
+    return found
+
+
+def test_a_folder_a_glob_and_a_file(bucket):
+    whole = [("3.png", "", 3), ("cat/1.png", "cat", 1), ("dog/2.png", "dog", 2), ("empty.png", "", None)]
+    assert seen(open_images(f"{bucket}/photos")) == whole
+    assert seen(open_images(f"{bucket}/photos/")) == whole
+    assert seen(open_images(f"{bucket}/photos/*/*.png")) == whole[1:3]
+    assert seen(open_images(f"{bucket}/photos/3.png")) == whole[:1]
+
+
+def test_tar_and_parquet_files(bucket):
+    assert seen(open_images(f"{bucket}/shards")) == [
+        ("a.tar/0.png", "c", 5),
+        ("a.tar/1.png", "", 6),
+        ("b.parquet/000000000", "1", 7),
+        ("b.parquet/000000001", "0", 8),
+    ]
+
+
+def test_worker_processes_read_it_too(tmp_path):
+    for value in range(3):
+        (tmp_path / f"{value}.png").write_bytes(png(value))
+    settings = PrepareSettings(Preprocessing(SIDE, SIDE), PatchGrid(1, 1, SIDE, SIDE), rivals=False)
+    found = prepare_images(open_images(f"file://{tmp_path}"), settings, workers=1, cache=None)
+    assert [np.unique(image.pixels[..., 0]).tolist() for image in found] == [[0], [1], [2]]
+
+
+def test_what_is_not_there_is_told(bucket):
+    with pytest.raises(InputError, match="no images at memory://bucket/none: it holds no files"):
+        open_images(f"{bucket}/none")
+    with pytest.raises(InputError, match=r"cannot read nope://x: .*nope"):
+        open_images("nope://x")
+
+
+def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    for protocol, extra in (("s3", "s3"), ("gs", "gs"), ("gcs", "gs")):
+        with pytest.raises(
+            InputError, match=rf"{protocol}:// needs another package: pip install 'siftlens\[{extra}\]'$"
+        ):
+            open_images(f"{protocol}://bucket/photos")
+    with pytest.raises(InputError, match="adl:// needs another package: Install s3fs to access S3"):
+        open_images("adl://bucket/photos")
