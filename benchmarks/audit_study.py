@@ -10,7 +10,7 @@ alone. Without --cutouts and --scenes the composites are drawn.
 
 For every cue that was tested, a run holds its rank, class, vocabulary, verdict, dependence and adjusted p, and against
 the truth about every patch of 200 images: AUROC (of a yes-no map: the mean of sensitivity and specificity), precision,
-and the share of its patches that lie off the object.
+and the shares of its patches, in images of its class, of which the object covers less than half, and nothing.
 """
 
 import argparse
@@ -39,6 +39,7 @@ CORRELATIONS = (0.5, 0.7, 0.9, 0.95, 1.0)
 SCORED = 200  # images that maps are compared with the truth on
 FOUND = 0.7  # AUROC from which a cue counts as the planted one
 OFF = 0.75  # share of a cue's patches off the object from which relying on it is a false discovery in a null run
+PATCH = 0.5  # share of a patch that a mask must cover, for the patch to count as the object's or the planted cue's
 
 
 def main() -> None:
@@ -144,29 +145,28 @@ def words_of(audit: siftlens.Audit, pixels: list[np.ndarray], model: torch.nn.Mo
 def compared(planted: Planted, label: int, found: np.ndarray, images: list[PlantedImage]) -> dict[str, float | None]:
     """A cue's maps against the planted ones, and against the objects."""
     images = images[: len(found)]
-    objects = np.stack([patches(image.object_mask, found.shape[1:]) for image in images])
-    off = 1 - objects[found].mean() if found.any() else None
-    if planted.cue == "scene":
-        true = [patches(image.cue_map, found.shape[1:]) & (image.cue == label) for image in images]
-    else:
-        true = [patches(image.cue_map, found.shape[1:]) & (label == 1) for image in images]
-    truth = np.stack(true)
+    grid = found.shape[1:]
+    mine = np.array([image.label == label for image in images])
+    cover = np.stack([coverage(image.object_mask, grid) for image in images])[mine][found[mine]]
+    off = {
+        "off_object": rounded((cover < PATCH).mean()) if len(cover) else None,
+        "clear_of_object": rounded((cover == 0).mean()) if len(cover) else None,
+    }
+    carried = [image.cue == label if planted.cue == "scene" else label == 1 for image in images]
+    truth = np.stack(
+        [(coverage(image.cue_map, grid) >= PATCH) & here for image, here in zip(images, carried, strict=True)]
+    )
     if not truth.any():
-        return {"auroc": None, "precision": None, "off_object": rounded(off)}
+        return {"auroc": None, "precision": None} | off
     sensitivity, specificity = found[truth].mean(), 1 - found[~truth].mean()
     precision = truth[found].mean() if found.any() else 0.0
-    return {
-        "auroc": rounded((sensitivity + specificity) / 2),
-        "precision": rounded(precision),
-        "off_object": rounded(off),
-    }
+    return {"auroc": rounded((sensitivity + specificity) / 2), "precision": rounded(precision)} | off
 
 
-def patches(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """Patches of which a mask covers more than half."""
+def coverage(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """Share of each patch that a mask covers."""
     rows, cols = grid
-    blocks = mask.reshape(rows, mask.shape[0] // rows, cols, mask.shape[1] // cols)
-    return np.asarray(blocks.mean(axis=(1, 3)) > 0.5)
+    return np.asarray(mask.reshape(rows, mask.shape[0] // rows, cols, mask.shape[1] // cols).mean(axis=(1, 3)))
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
@@ -208,10 +208,12 @@ def summarize(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     "dependence": mean([c["dependence"] if c else 0.0 for c in planted]),
                     "misled_auroc": mean([a["misled_auroc"] for a in audits]),
                     "relied_on": rate(any(c["verdict"] in RELIED_ON for c in a["cues"]) for a in audits),
-                    "relied_on_off_object": rate(
-                        any(c["verdict"] in RELIED_ON and (c["off_object"] or 0) >= OFF for c in a["cues"])
-                        for a in audits
-                    ),
+                    **{
+                        f"relied_on_{where}": rate(
+                            any(c["verdict"] in RELIED_ON and (c[where] or 0) >= OFF for c in a["cues"]) for a in audits
+                        )
+                        for where in ("off_object", "clear_of_object")
+                    },
                     "passes_per_image": mean([a["passes_per_image"] for a in audits]),
                     "seconds": mean([a["seconds"] for a in audits]),
                 }

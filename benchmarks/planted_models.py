@@ -37,7 +37,7 @@ class Recipe:
     width: int = 96
     depth: int = 4
     balanced: int = 12288
-    biased: int = 4096
+    biased: int = 12288
 
 
 def architecture(planted: Planted, recipe: Recipe) -> VisionTransformer:

@@ -112,9 +112,7 @@ def test_saved_and_loaded(leaning, tmp_path):
     with pytest.raises(siftlens.InputError, match="holds a finished audit"):
         leaning.save(tmp_path / "audit")
     (tmp_path / "audit" / "images.parquet").write_bytes(b"x")
-    with pytest.raises(
-        siftlens.StudyError, match=r"images\.parquet is damaged or cut off, .* run the audit again"
-    ):
+    with pytest.raises(siftlens.StudyError, match=r"images\.parquet is damaged or cut off, .* run the audit again"):
         siftlens.load_audit(tmp_path / "audit")
     with pytest.raises(siftlens.StudyError, match=r"has no audit.json"):
         siftlens.load_audit(tmp_path)

@@ -120,6 +120,16 @@ def test_what_stands_beside_a_cue():
     assert shared.told[2].replace("\u00a0", " ") == "80 % of its patches are also those of indigo 1 (colour)."
 
 
+def test_the_same_patches_in_other_words_stand_back():
+    audit = made_up()
+    row = next(row for row, shared in enumerate(audit.cues["shared"]) if shared >= 0.75)
+    audit.cues.loc[row, "verdict"] = "relied on"
+    (group,) = (group for group in audit_page(audit).groups if group.label == audit.cues["label"][row])
+    assert [card.anchor for card in group.again] == [f"cue-{row}"]
+    assert f"cue-{row}" not in [card.anchor for card in (*group.relied, *group.others)]
+    assert "The same patches in other words: the answer hangs on these, too (1)" in words(render_audit(audit))
+
+
 def test_colours_are_named_only_where_there_is_one():
     audit = made_up()
     audit.cues.loc[0, "spread"] = 90.0

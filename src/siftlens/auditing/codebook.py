@@ -1,10 +1,12 @@
 """Visual words: k-means on descriptions of patches."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 _ROUNDS = 25
@@ -53,24 +55,14 @@ def fit(
     kept = scale[:axes] > 1e-9 * scale[0]
     # Halfway between raw, where the first axes are all, and white, where the last are noise: variance to the 1/4.
     base = (right[: len(kept)][kept].T * scale[: len(kept)][kept] ** -0.25).float()
-    return Codebook(mean.contiguous(), base, _centres(points.float() @ base, words, seed))
+    return Codebook(mean.contiguous(), base, torch.from_numpy(_centres((points.float() @ base).numpy(), words, seed)))
 
 
-def _centres(points: Float[Tensor, "point axis"], words: int, seed: int) -> Float[Tensor, "word axis"]:
-    """Lloyd's algorithm from centres that k-means++ draws (Arthur and Vassilvitskii, 2007)."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = points[torch.randint(len(points), (1,), generator=generator)]
-    nearest = torch.cdist(points, centres).square().squeeze(1)
-    while len(centres) < words and bool(nearest.max() > 0):
-        drawn = points[torch.multinomial(nearest, 1, generator=generator)]
-        centres = torch.cat([centres, drawn])
-        nearest = torch.minimum(nearest, torch.cdist(points, drawn).square().squeeze(1))
-    for _ in range(_ROUNDS):
-        owner = torch.cat([torch.cdist(part, centres).argmin(dim=1) for part in points.split(_CHUNK)])
-        count = torch.bincount(owner, minlength=len(centres))[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, owner, points)
-        moved = torch.where(count > 0, sums / count.clamp(min=1), centres)
-        if torch.equal(moved, centres):
-            break
-        centres = moved
-    return centres
+def _centres(points: Float[np.ndarray, "point axis"], words: int, seed: int) -> Float[np.ndarray, "word axis"]:
+    """Centres by k-means++; the points themselves where they are no more than the words."""
+    distinct = np.unique(points, axis=0) if points.shape[1] else points[:1]
+    if len(distinct) <= words:
+        return distinct
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty")  # its centre stays where it was
+        return kmeans2(points, words, iter=_ROUNDS, minit="++", rng=seed)[0]

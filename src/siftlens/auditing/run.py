@@ -88,7 +88,7 @@ class Run:
         self.layout: TokenLayout = find_layout(model.module, blank)
         self.access = TokenAccess(model.module, self.layout, blank)
         layers = len(self.access.blocks)
-        self.layer = layers // 2 if settings.layer is None else settings.layer
+        self.layer = 3 * layers // 4 if settings.layer is None else settings.layer
         if not 0 <= self.layer < layers:
             raise InputError(f"layer must lie between 0 and {layers - 1}, got {self.layer}")
         self.logit = match_logits(model, self.sample.names, logits_of(model.module, blank).shape[1])

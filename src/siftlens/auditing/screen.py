@@ -14,7 +14,8 @@ from siftlens.auditing.sample import Sample, enough
 from siftlens.auditing.verdicts import RELEVANT, SIGNIFICANT
 
 CHANGEABLE = ("brightness", "contrast", "redness", "yellowness", "sharpness")
-_CHANGED = 32  # images for each property and class
+_CHANGED = 32  # images for each property, of a class and of the others
+_LEAST = 0.1  # factor
 _RADII = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # px
 
 
@@ -27,8 +28,9 @@ def screen(
 ) -> tuple[pd.DataFrame, int]:
     """Screen properties of whole images for each class (confirm half).
 
-    Where one goes with a class, images of other classes are given the class's median of it; the control moves them as
-    far the other way. Size and aspect cannot be changed, and stay "associated".
+    Where one goes with a class, images of other classes are given the class's median of it, and images of the class the
+    others' median; the control moves them as far the other way. Size and aspect cannot be changed, and stay
+    "associated".
 
     Returns:
         A row per class and property: label, property, direction ("more" or "less" in the class), p_association
@@ -46,10 +48,14 @@ def screen(
             continue
         index, change = np.zeros(0, np.int64), np.zeros(0)
         if PROPERTIES[place] in CHANGEABLE and medians[label] > 0:
-            index = np.flatnonzero(confirm & (sample.labels != label))
-            index = index[np.linspace(0, len(index) - 1, min(len(index), _CHANGED)).astype(int)]
-            target = float(np.median(values[labels == label, place]))
-            change = _changes(reader, index, PROPERTIES[place], target, int(logits[label])) / medians[label]
+            parts = []
+            for here, there in ((sample.labels != label, labels == label), (sample.labels == label, labels != label)):
+                some = np.flatnonzero(confirm & here)
+                some = some[np.linspace(0, len(some) - 1, min(len(some), _CHANGED)).astype(int)]
+                target = float(np.median(values[there, place]))
+                parts.append((some, _changes(reader, some, PROPERTIES[place], target, int(logits[label]))))
+            (others, toward), (mine, away) = parts
+            index, change = np.concatenate([others, mine]), np.concatenate([toward, -away]) / medians[label]
         found.append(((label, place, sign), float(p_one), index, change))
     adjusted = effects_p([(index, change) for _, _, index, change in found], len(sample.refs), seed)
     rows = []
@@ -79,12 +85,14 @@ def moved(pixels: Pixels, name: str, amount: float) -> Pixels:
     if name == "sharpness":
         return _sharper(pixels, amount)
     image = pixels.astype(np.float64)
+    mean = image.mean(axis=(0, 1))
     if name == "contrast":
         spread = max(properties_of(pixels, (1, 1))[PROPERTIES.index(name)], 1.0)
-        image = image.mean() + (image - image.mean()) * max(0.1, 1 + amount / spread)
+        image = image.mean() + (image - image.mean()) * max(_LEAST, 1 + amount / spread)
     else:
+        # Light multiplies: what is dark stays dark in any light.
         shift = {"brightness": (1, 1, 1), "redness": (0.5, -0.5, 0), "yellowness": (1 / 3, 1 / 3, -2 / 3)}[name]
-        image += amount * np.array(shift)
+        image *= np.maximum(_LEAST, 1 + amount * np.array(shift) / np.maximum(mean, 1.0))
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 

@@ -13,6 +13,7 @@ from siftlens.report.audit_tiles import Tile, cells, rows_of, tiles
 from siftlens.report.audit_words import MEANING, MIXED, p_value, percent, what_it_is, where_it_is, words_of
 
 _MUCH = 0.5  # share of a cue's patches from which it is said that another cue has them too
+_MOST = 0.75  # and from which it is shown as the same thing in other words
 _TESTS = (
     ("removal", "Taken away", "against taking away as many other patches"),
     ("swap", "Swapped", "for what an image without the cue has there, against another image's cue"),
@@ -98,6 +99,7 @@ class Card:
         rates: errors with and without.
         harm: adjusted p of the errors.
         outside: what masks or a second environment say.
+        repeats: whether its patches are mostly those of another cue before it.
         taken: images of other classes with the cue, taken for the class.
         missed: images of the class without it, taken for another.
     """
@@ -116,6 +118,7 @@ class Card:
     rates: tuple[Rate, ...]
     harm: str
     outside: tuple[str, ...]
+    repeats: bool
     taken: tuple[Tile, ...]
     missed: tuple[Tile, ...]
 
@@ -137,14 +140,21 @@ class Group:
     Attributes:
         label: the class.
         anchor: id in the page.
-        relied: cues that the answer hangs on.
+        relied: cues that the answer hangs on, each at patches of its own.
+        again: those among them whose patches are mostly those of one before, too.
         others: cues that were tested, of which that is not said.
     """
 
     label: str
     anchor: str
     relied: tuple[Card, ...]
+    again: tuple[Card, ...]
     others: tuple[Card, ...]
+
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        """All of them."""
+        return (*self.relied, *self.again, *self.others)
 
 
 def groups(audit: AuditResult) -> tuple[Group, ...]:
@@ -157,7 +167,8 @@ def groups(audit: AuditResult) -> tuple[Group, ...]:
             Group(
                 label,
                 f"class-{number}",
-                tuple(card for card in mine if card.relied_on),
+                tuple(card for card in mine if card.relied_on and not card.repeats),
+                tuple(card for card in mine if card.relied_on and card.repeats),
                 tuple(card for card in mine if not card.relied_on),
             )
         )
@@ -199,6 +210,7 @@ def _card(audit: AuditResult, row: int, cue: Any) -> Card:
         ),
         harm=f"adjusted {p_value(cue.p_harm)}",
         outside=tuple(_outside(cue)),
+        repeats=cue.shared >= _MOST,
         taken=seen["taken"],
         missed=seen["missed"],
     )

@@ -45,7 +45,7 @@ class Property:
     Attributes:
         label: the class.
         name: what its images are more of, or less.
-        effect: what moving other images to the class's median does.
+        effect: what moving images to the other side's median does.
         p: adjusted, in print.
         relied_on: whether the answer hangs on it.
     """
@@ -148,7 +148,7 @@ def audit_page(audit: AuditResult) -> AuditPage:
         command=audit_command(info),
         started=moment(str(info.get("started", ""))),
         version=str(info["versions"].get("siftlens", "")),
-        axis=_axis(effect for group in found for card in (*group.relied, *group.others) for effect in card.effects),
+        axis=_axis(effect for group in found for card in group.cards for effect in card.effects),
         whole_axis=_axis(one.effect for one in whole if one.effect is not None),
     )
 
@@ -173,7 +173,7 @@ def _properties(audit: AuditResult) -> list[Property]:
     for row in rows_of(audit.properties):
         more, less = _PROPERTIES.get(row.property, (f"more {row.property}", f"less {row.property}"))
         known = row.change == row.change
-        effect = Effect("moved to the class's median", "", row.change, row.low, row.high) if known else None
+        effect = Effect("moved to the other side's median", "", row.change, row.low, row.high) if known else None
         found.append(
             Property(
                 str(row.label),

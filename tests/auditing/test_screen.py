@@ -1,0 +1,71 @@
+"""Properties of whole images: moved in an image by what was asked for, told from patches in an audit."""
+
+import numpy as np
+import pytest
+import torch
+
+import siftlens
+from oracles.leaning import Leaning
+from siftlens.auditing.properties import PROPERTIES, properties_of
+from siftlens.auditing.screen import CHANGEABLE, moved
+from siftlens.auditing.tables import RELIED_ON
+
+PIXELS = np.random.default_rng(0).integers(60, 190, (32, 32, 3)).astype(np.uint8)
+GAINS = (1.12, 1.0, 0.78)
+
+
+class Yellow(Leaning):
+    """Leans on how yellow an image is on average, and on nothing else."""
+
+    def forward(self, images):
+        patches = images.unflatten(2, (5, 4)).unflatten(4, (7, 4)).mean(dim=(3, 5)).flatten(2)
+        tokens = self.embed(patches.transpose(1, 2)) + self.place
+        for block in self.blocks:
+            tokens = block(tokens)
+        red, green, blue = tokens[..., :3].mean(dim=1).unbind(dim=-1)
+        score = 20 * ((red + green) / 2 - blue - 0.04)
+        return torch.stack([-score, score], dim=1)
+
+
+def tinted(count=240):
+    """Grey noise; class 1 is yellow in nine of ten, by light: bright patches are tinted more than dark ones."""
+    images, labels = [], []
+    for index in range(count):
+        random = np.random.default_rng(index)
+        label = index % 2
+        warm = bool(label if random.random() < 0.9 else 1 - label)
+        blocks = random.integers(60, 190, (5, 7, 1)) + random.integers(-8, 9, (5, 7, 3))
+        pixels = blocks.repeat(4, axis=0).repeat(4, axis=1) * (GAINS if warm else (1.0, 1.0, 1.0))
+        images.append(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+        labels.append(label)
+    return images, labels
+
+
+@pytest.mark.parametrize("name", ["brightness", "redness", "yellowness"])
+@pytest.mark.parametrize("amount", [-12.0, 9.0])
+def test_light_is_moved_by_what_was_asked_for(name, amount):
+    before, after = properties_of(PIXELS, (1, 1)), properties_of(moved(PIXELS, name, amount), (1, 1))
+    change = dict(zip(PROPERTIES, after - before, strict=True))
+    assert change[name] == pytest.approx(amount, abs=0.2)
+    others = {"brightness", "redness", "yellowness"} - {name}
+    assert all(abs(change[other]) < abs(amount) / 2 + 0.2 for other in others)
+
+
+def test_light_multiplies_so_that_black_stays_black():
+    assert not moved(np.zeros((8, 8, 3), np.uint8), "yellowness", 20.0).any()
+    for name in CHANGEABLE:
+        assert np.array_equal(moved(PIXELS, name, 0.0), PIXELS)
+
+
+def test_a_tint_is_found_as_a_property_and_no_patch_is_blamed():
+    images, labels = tinted()
+    found = siftlens.audit(Yellow().eval(), images, labels, normalize=None, vocabularies=("colour",))
+    relied = found.properties[found.properties["verdict"] == "relied on"]
+    assert set(zip(relied["label"], relied["property"], relied["direction"], strict=True)) >= {
+        ("0", "yellowness", "less"),
+        ("1", "yellowness", "more"),
+    }
+    # What was planted is a gain, and moving the property repeats it: a change of about the whole lead.
+    assert relied["change"].max() > 0.5
+    assert not found.cues["verdict"].isin(RELIED_ON).any()
+    assert (found.cues["verdict"] == "global").any()
