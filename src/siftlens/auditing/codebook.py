@@ -65,4 +65,5 @@ def _centres(points: Float[np.ndarray, "point axis"], words: int, seed: int) -> 
         return distinct
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "One of the clusters is empty")  # its centre stays where it was
-        return kmeans2(points, words, iter=_ROUNDS, minit="++", rng=seed)[0]
+        centres, _ = kmeans2(points, words, iter=_ROUNDS, minit="++", rng=seed)
+    return np.asarray(centres)
