@@ -1,6 +1,6 @@
 """Images: where they come from, how they are decoded, and what a model sees of them."""
 
-from siftlens.data.atomic import atomic_path, disk_errors, write_page
+from siftlens.data.atomic import UNFINISHED, atomic_path, disk_errors, write_page
 from siftlens.data.decode import Unreadable, decode
 from siftlens.data.files import open_images
 from siftlens.data.pixels import as_pixels, content_hash
@@ -17,6 +17,7 @@ __all__ = [
     "CUES",
     "NORMALIZATIONS",
     "SPLITS",
+    "UNFINISHED",
     "DrawnMaterial",
     "FolderMaterial",
     "ImageRef",

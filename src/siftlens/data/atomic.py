@@ -9,6 +9,7 @@ from pathlib import Path
 
 from siftlens.core import InputError
 
+UNFINISHED = ".*.tmp"  # what a killed process leaves of a file
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -15,7 +15,7 @@ import xarray as xr
 from siftlens import __version__
 from siftlens.attention import find_layout
 from siftlens.core import InputError, TokenLayout
-from siftlens.data import ImageSource
+from siftlens.data import UNFINISHED, ImageSource
 from siftlens.engine import Engine, LocalEngine
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.files import write_arrays, write_images
@@ -159,8 +159,10 @@ def run(
 
 
 def discard_progress(folder: Path) -> None:
-    """Remove what an interrupted analysis would go on from: the study is saved."""
+    """Remove what an interrupted analysis would go on from, and files that a killed one left half written."""
     shutil.rmtree(folder / SPOOL, ignore_errors=True)
+    for path in folder.glob(UNFINISHED):
+        path.unlink(missing_ok=True)
 
 
 def numbers_of(model: LoadedModel, source: ImageSource, settings: Settings) -> dict[str, Any]:

@@ -144,7 +144,9 @@ def analyze(
     folder = Path(out)
     storage.expect_free(folder, resume=resume)
     if storage.is_finished(folder):
-        return _finished(folder, numbers_of(loaded, source, settings))
+        finished = _finished(folder, numbers_of(loaded, source, settings))
+        discard_progress(folder)  # where it was stopped between saving and this
+        return finished
     result = run_in(folder)
     storage.save(result, folder)
     discard_progress(folder)
