@@ -45,6 +45,7 @@ from prompt_arms import (
     token_words,
 )
 from prompt_summary import summarize
+from prompt_tables import tables
 from siftlens.data import DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
 from siftlens.prompting.maps import harmful_rows
 
@@ -75,7 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.summary:
         found = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
-        print(save_result("prompting", summarize(found)))
+        summary = summarize(found)
+        print(tables(summary), save_result("prompting", summary), sep="\n\n")
         return
     material: Material = DrawnMaterial()
     if options.cutouts:

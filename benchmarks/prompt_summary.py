@@ -11,6 +11,7 @@ from prompt_arms import ARMS, FOVEAL, OPERATORS, ORACLES
 
 HEAD_ROOM = 0.10  # gain of the worst group by the oracle, below which a setting says nothing
 DRAWS = 2000
+RIVALS = ("random", "centre", "gradient")
 Run = dict[str, Any]
 
 
@@ -23,7 +24,38 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
         for members in [list(group)]
     ]
     biased = [run for run in runs if run["correlation"] > 0.5]
-    return {"runs": len(runs), "head_room_asked": HEAD_ROOM, "settings": settings, "heads": heads(biased)}
+    return {
+        "runs": len(runs),
+        "head_room_asked": HEAD_ROOM,
+        "settings": settings,
+        "biased": pooled([run for run in biased if most_room(run)[1] >= HEAD_ROOM]),
+        "heads": heads(biased),
+    }
+
+
+def pooled(runs: list[Run]) -> dict[str, Any]:
+    """All biased runs whose own oracle has head-room, each by the operator that gives it most."""
+    best = [most_room(run) for run in runs]
+    tuned = [min(run["tuned"]["groups"]) - min(run["none"]) for run in runs]
+    keypoints = [min(run["arms"]["keypoints"][name]) for run, (name, _) in zip(runs, best, strict=True)]
+    return {
+        "runs": len(runs),
+        "recovered": recovered(tuned, [gain for _, gain in best]) if runs else recovered([0.0], [0.0]),
+        "average_change": interval([mean(run["tuned"]["groups"]) - mean(run["none"]) for run in runs]),
+        "keypoints_over": {
+            rival: interval(
+                [own - min(run["arms"][rival][name]) for own, run, (name, _) in zip(keypoints, runs, best, strict=True)]
+            )
+            for rival in RIVALS
+        },
+    }
+
+
+def most_room(run: Run) -> tuple[str, float]:
+    """The operator by which a run's oracle gains most in the worst group, and how much."""
+    gains = {name: oracle_gains([run], name)[0] for name in (*OPERATORS, FOVEAL)}
+    best = max(gains, key=lambda name: gains[name])
+    return best, gains[best]
 
 
 def setting(runs: list[Run]) -> dict[str, Any]:
@@ -56,14 +88,13 @@ def operator(runs: list[Run], name: str) -> dict[str, Any]:
     for arm in ARMS:
         gains = [min(run["arms"][arm][name]) - min(run["none"]) for run in runs]
         told[arm] |= {"gain": interval(gains), "recovered": recovered(gains, oracle)}
-    rivals = ("random", "centre", "gradient")
     return {
         "head_room": head_room,
         "says_nothing": bool(head_room["mean"] < HEAD_ROOM),
         "arms": told,
         "keypoints_over": {
             rival: interval([min(run["arms"]["keypoints"][name]) - min(run["arms"][rival][name]) for run in runs])
-            for rival in rivals
+            for rival in RIVALS
         },
     }
 
@@ -113,12 +144,14 @@ def recovered(gains: list[float], oracle: list[float]) -> dict[str, float | None
     """Mean gain over the oracle's, with a 95 % percentile interval of a bootstrap over runs; None without head-room."""
     if np.mean(oracle) < HEAD_ROOM:
         return {"share": None, "low": None, "high": None}
+    share = round(float(np.mean(gains) / np.mean(oracle)), 3)
+    if len(gains) < 2:
+        return {"share": share, "low": None, "high": None}
     random = np.random.default_rng(0)
     drawn = random.integers(len(gains), size=(DRAWS, len(gains)))
     shares = np.array(gains)[drawn].mean(axis=1) / np.maximum(np.array(oracle)[drawn].mean(axis=1), 1e-6)
     low, high = np.quantile(shares, [0.025, 0.975])
-    share = np.mean(gains) / np.mean(oracle)
-    return {"share": round(float(share), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+    return {"share": share, "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""The summary of the study of prompting as tables of Markdown: head-room first, then what recovers it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prompt_arms import ARMS, ORACLES
+
+Summary = dict[str, Any]
+
+
+def tables(summary: Summary) -> str:
+    """Every table of docs/prompt-study.md, in its order."""
+    biased = summary["biased"]
+    over = ", ".join(f"{rival} {points(gain)}" for rival, gain in biased["keypoints_over"].items())
+    pooled = (
+        f"All {biased['runs']} biased runs with head-room: the tuned prompt recovers {share(biased['recovered'])} of "
+        f"the oracle's gain; average {points(biased['average_change'], 1)}. Keypoints over {over}."
+    )
+    return "\n\n".join([head_room(summary), tuned(summary), pooled, arms(summary), heads(summary["heads"])])
+
+
+def head_room(summary: Summary) -> str:
+    """Gain of the worst group by the oracle, per operator; none where it is too small to say anything."""
+    names = list(summary["settings"][0]["operators"])
+    rows = [
+        [*named(setting), points(setting["none"]["worst"])]
+        + [
+            points(found["head_room"]) + (" says nothing" if found["says_nothing"] else "")
+            for found in setting["operators"].values()
+        ]
+        for setting in summary["settings"]
+    ]
+    return table([*HEADINGS, "worst group, no prompt", *names], rows)
+
+
+def tuned(summary: Summary) -> str:
+    """What the prompt that an audit tuned does."""
+    rows = []
+    for setting in summary["settings"]:
+        found = setting["tuned"]
+        rows.append(
+            [
+                *named(setting),
+                f"{setting['audits_with_harmful_cues']} of {setting['runs']}",
+                f"{found['abstained']} of {setting['runs']}",
+                points(found["gain"]),
+                points(found["average_change"], 1),
+                f"{points(setting['none']['gap'])} to {points(found['gap'])}",
+                share(found["recovered"]),
+            ]
+        )
+    headings = ["audits with harm", "did nothing", "gain of the worst group", "of the average", "gap, before to after"]
+    headings.append("share of the oracle's gain")
+    return table([*HEADINGS, *headings], rows)
+
+
+def arms(summary: Summary) -> str:
+    """Gain of the worst group by arm, under the operator with the most head-room."""
+    rows = []
+    for setting in summary["settings"]:
+        name = setting["tuned"]["oracle_operator"]
+        found = setting["operators"][name]
+        if not found["says_nothing"]:
+            rows.append([*named(setting), name, *(points(found["arms"][arm]["gain"]) for arm in ARMS)])
+    return table([*HEADINGS, "by", *(f"*{arm}*" if arm in ORACLES else arm for arm in ARMS)], rows)
+
+
+def heads(found: dict[str, Any]) -> str:
+    """How statistics of heads go with what switching them off does."""
+    rows = [
+        [name, str(row["runs"]), number(row["mean"]), f"[{number(row['low'])}, {number(row['high'])}]"]
+        for name, row in found["correlations"].items()
+    ]
+    return table(["statistic", "models", "mean correlation over models", "95 %"], rows)
+
+
+HEADINGS = ["images", "cue", "correlation", "runs"]
+
+
+def named(setting: dict[str, Any]) -> list[str]:
+    images = {"DrawnMaterial": "drawn", "FolderMaterial": "real"}[setting["material"]]
+    return [images, setting["cue"], f"{setting['correlation']:.2f}", str(setting["runs"])]
+
+
+def points(interval: dict[str, Any], places: int = 0) -> str:
+    """Percentage points, with the interval where there is one."""
+    mean, low, high = (
+        None if interval[name] is None else number(100 * interval[name], places) for name in ("mean", "low", "high")
+    )
+    return f"{mean}" if low is None else f"{mean} [{low}, {high}]"
+
+
+def share(found: dict[str, Any]) -> str:
+    """A share of the oracle's gain; nothing without head-room."""
+    if found["share"] is None:
+        return ""
+    told = f"{100 * found['share']:.0f} %"
+    return told if found["low"] is None else f"{told} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+
+def number(value: float | None, places: int = 2) -> str:
+    """With so many decimals; no minus before a nought."""
+    return "" if value is None else f"{round(value, places) + 0.0:.{places}f}"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown, numbers right."""
+    lines = [headings, ["---"] * 2 + ["---:"] * (len(headings) - 2), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
