@@ -9,8 +9,9 @@ content at all (by distance only) got a false assortativity of 0.05 to 0.09. Map
 where attention does not depend on the keypoints, the own map and another image's are exchangeable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -55,12 +56,20 @@ class Pool:
         return chosen
 
 
-def pool_identities(identities: Sequence[str], seed: int, size: int = POOL_SIZE) -> list[str]:
+def pool_identities(identities: Iterable[str], seed: int, size: int = POOL_SIZE) -> list[str]:
     """The images whose maps make the reference pool: lowest hashes of seed and identity, lowest first.
 
-    Independent of the order of the images, and known before any of them is read.
+    Independent of the order of the images, and known before any of them is read. Memory depends on `size` alone.
     """
-    return sorted(set(identities), key=lambda identity: (digest(seed, "pool", identity), identity))[:size]
+    lowest: list[tuple[int, str]] = []  # a heap, of which the highest hash is on top
+    known: set[str] = set()
+    for identity in identities:
+        if identity not in known:
+            known.add(identity)
+            heappush(lowest, (-int.from_bytes(digest(seed, "pool", identity), "big"), identity))
+            if len(lowest) > size:
+                known.remove(heappop(lowest)[1])
+    return [identity for _, identity in sorted(lowest, reverse=True)]
 
 
 def mirror_maps(z: Float[np.ndarray, "rows cols"]) -> Float[np.ndarray, "3 rows cols"]:

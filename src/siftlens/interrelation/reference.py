@@ -49,15 +49,17 @@ def reference_pool(
     Raises:
         NothingReadableError: not one image can be read.
     """
-    order = pool_identities([ref.identity for ref in source], seed, len(source))
-    wanted = min(POOL_SIZE, len(order))
+    wanted = min(POOL_SIZE, len(source))
     members: dict[str, _Member] = {}
     failed: list[Quarantined] = []
     tried = 0
-    while len(members) < wanted and tried < len(order):
+    while len(members) < wanted:
         # At least as many again as before, so that a folder of text files is not gone through a thousand times.
-        rank = {identity: place for place, identity in enumerate(order[tried : tried + max(wanted, tried)])}
+        order = pool_identities((ref.identity for ref in source), seed, tried + max(wanted, tried))
+        rank = {identity: place for place, identity in enumerate(order[tried:])}
         tried += len(rank)
+        if not rank:
+            break
         in_round: dict[int, tuple[str, _Member]] = {}
         refs = _chosen(source, rank)
         with closing(engine.prepare(refs, settings, cache)) as prepared:
@@ -74,7 +76,7 @@ def reference_pool(
                 members.setdefault(content, member)
     if not members:
         raise NothingReadableError(
-            f"none of the {len(order)} images could be read; the first: {failed[0].identity}: {failed[0].reason}"
+            f"none of the {tried} images could be read; the first: {failed[0].identity}: {failed[0].reason}"
         )
     return Pool(
         z=np.stack([member.z for member in members.values()]),
