@@ -101,3 +101,13 @@ def test_a_run_is_not_overwritten_and_resumed_when_asked(place):
     changed = siftlens_cli(*command, "--resume", "--seed", 1)
     assert (changed.exit_code, changed.stdout) == (2, "")
     assert "had other settings: seed was 0 and is 1" in changed.stderr
+
+
+def test_of_several_processes_the_first_speaks(place, monkeypatch):
+    command = ("pretrain", "--images", "photos", *SMALL, *DECODER, "--out")
+    told = {}
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        told[rank] = siftlens_cli(*command, rank)
+    assert told["0"].stdout.startswith("encoder ")
+    assert (told["1"].exit_code, told["1"].stdout) == (0, "")

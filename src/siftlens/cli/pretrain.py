@@ -1,5 +1,6 @@
 """`siftlens pretrain`: a masked autoencoder on a folder of images."""
 
+from os import environ
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -149,6 +150,8 @@ def pretrain(
                 workers=workers,
                 progress=progress,
             )
+        if int(environ.get("RANK", "0")):
+            return  # of several processes that torchrun started, the first speaks
         finished = done.finished
         typer.echo(f"encoder    {done.encoder}")
         typer.echo(
