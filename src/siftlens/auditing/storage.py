@@ -71,7 +71,7 @@ def load(folder: Path) -> AuditResult:
     """
     if not (folder / _INFO).is_file():
         raise StudyError(f"expected the folder of an audit, but {folder} has no {_INFO}")
-    whole = read_record(folder / _INFO, "the audit")
+    whole = read_record(folder / _INFO, "copy it again, or run the audit again")
     tensors = load_file(folder / _CODEBOOKS)
     kinds = dict.fromkeys(name.partition(".")[0] for name in tensors)
     codebooks = {kind: Codebook(*(tensors[f"{kind}.{part}"] for part in ("mean", "axes", "centres"))) for kind in kinds}

@@ -34,19 +34,18 @@ def write_record(path: Path, values: Mapping[str, Any], files: Iterable[str]) ->
         target.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(path: Path, made_by: str) -> dict[str, Any]:
+def read_record(path: Path, advice: str) -> dict[str, Any]:
     """Read a record, once it and every file that it names are found to be what was written.
 
     All files are read through once, about 1 GB per second.
 
     Args:
         path: the record.
-        made_by: what made it, such as "the analysis", to be run again.
+        advice: what to do about one that cannot be used.
 
     Raises:
         StudyError: it or one of the files is missing, damaged or changed, or of a newer version.
     """
-    advice = f"copy it again, or run {made_by} again"
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -61,7 +60,7 @@ def read_record(path: Path, made_by: str) -> dict[str, Any]:
     for name, expected in checksums.items():
         file = path.parent / name
         if not file.is_file():
-            raise StudyError(f"{path.parent} lacks {name}; copy the whole folder, or run {made_by} again")
+            raise StudyError(f"{path.parent} lacks {name}; {advice}")
         if _of_file(file) != expected:
             raise StudyError(f"{file} is damaged or cut off, or was changed since it was written; {advice}")
     return whole

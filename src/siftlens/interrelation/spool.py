@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,9 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 
 from siftlens.core import InputError, StudyError
-from siftlens.data import atomic_path, disk_errors
+from siftlens.data import atomic_path, disk_errors, read_record, write_record
 
 SPOOL = ".progress"  # folder of an analysis under way, inside the folder of the study
-FORMAT = 1
 _STATE = "state.json"
 _LOGS = ("rows.f32", "images.jsonl", "quarantine.jsonl")
 
@@ -60,7 +59,6 @@ class _State:
     sums: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     commits: int = 0
-    format: int = FORMAT
 
 
 class Spool:
@@ -104,13 +102,8 @@ class Spool:
             raise
 
     def _last_commit(self) -> _State:
-        path = self.folder / _STATE
-        try:
-            state = _State(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, OSError) as error:
-            raise StudyError(f"{path} cannot be read ({error}); remove {self.folder} and run again") from error
-        if state.format != FORMAT:
-            raise StudyError(f"{path} has format {state.format}, expected {FORMAT}; finish it with that version")
+        values = read_record(self.folder / _STATE, f"remove {self.folder} and run again")
+        state = _State(**{part.name: values[part.name] for part in fields(_State)})
         for name, size in state.sizes.items():
             log = self.folder / name
             if not log.exists() or log.stat().st_size < size:
@@ -178,8 +171,7 @@ class Spool:
             state.sums[name] = f"state-{state.commits}-{number}.npz"
             with atomic_path(self.folder / state.sums[name]) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-        with atomic_path(self.folder / _STATE) as path:
-            path.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        write_record(self.folder / _STATE, asdict(state), ())
         for name in old - set(state.sums.values()):
             (self.folder / name).unlink()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from siftlens.attention.trial import on_trial
 from siftlens.auditing import AuditResult, storage
 from siftlens.core import InputError, PatchGrid, StudyError
-from siftlens.data import Normalization, as_pixels, atomic_path
+from siftlens.data import Normalization, as_pixels, read_record, write_record
 from siftlens.models import LoadedModel
 from siftlens.models.checkpoints import hash_weights
 from siftlens.models.given import AS_LOADED, Normalize, normalization_of
@@ -23,7 +23,6 @@ from siftlens.prompting.maps import cue_rows, expect_grid, expect_same_model, ki
 from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 
-FORMAT = 1
 _INFO, _AUDIT = "prompt.json", "audit"
 
 
@@ -102,14 +101,12 @@ class Prompted(nn.Module):
             storage.save(replace(audit, **nothing), folder / _AUDIT)
         normalization = None if self._normalization is None else asdict(self._normalization)
         whole = {
-            "format": FORMAT,
             "policy": json.loads(self.policy.to_json()),
             "normalization": normalization,
             "weights_hash": self._weights_hash,
             "audit": audit is not None,
         }
-        with atomic_path(folder / _INFO) as path:
-            path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        write_record(folder / _INFO, whole, ())
 
     @property
     def grid(self) -> PatchGrid:
@@ -194,21 +191,13 @@ def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -
     folder = Path(folder)
     if not (folder / _INFO).is_file():
         raise StudyError(f"expected the folder of a prompt, but {folder} has no {_INFO}")
-    try:
-        whole = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-        if whole["format"] > FORMAT:
-            raise StudyError(
-                f"{folder / _INFO} has format {whole['format']}, this siftlens reads up to {FORMAT}; update siftlens"
-            )
-        policy, weights_hash = Policy.from_json(json.dumps(whole["policy"])), whole["weights_hash"]
-        given = whole["normalization"]
-        normalize = None if given is None else (tuple(given["mean"]), tuple(given["std"]))
-        has_audit = whole["audit"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, StudyError):
-            raise
-        raise StudyError(f"{folder} is damaged or cut off ({error}); copy it again") from error
-    found = prompted(model, policy, normalize=normalize, audit=storage.load(folder / _AUDIT) if has_audit else None)
+    whole = read_record(folder / _INFO, "copy it again, or make the prompt again")
+    policy, weights_hash = Policy.from_json(json.dumps(whole["policy"])), whole["weights_hash"]
+    given = whole["normalization"]
+    normalize = None if given is None else (tuple(given["mean"]), tuple(given["std"]))
+    found = prompted(
+        model, policy, normalize=normalize, audit=storage.load(folder / _AUDIT) if whole["audit"] else None
+    )
     if found._weights_hash != weights_hash:
         raise InputError(
             f"the prompt was made for other weights ({weights_hash[:8]}, these are {found._weights_hash[:8]}); "

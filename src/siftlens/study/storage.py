@@ -95,7 +95,7 @@ def load(folder: Path) -> Result:
         raise StudyError(f"expected the folder of a study, but {folder} does not exist or is no folder")
     if not is_finished(folder):
         raise StudyError(f"{folder} has no {RUN}: no study, or one that was interrupted (go on with it by --resume)")
-    record = read_record(folder / RUN, "the analysis")
+    record = read_record(folder / RUN, "copy it again, or run the analysis again")
     groups = folder / _GROUPS
     return Result(
         heads=pd.read_parquet(folder / _HEADS),
