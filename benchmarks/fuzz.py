@@ -137,7 +137,7 @@ def main() -> None:
         maker.join()
         for target in chosen:
             found = kinds[target.name] = fuzz(target, good, options.seed, numbers)
-            print(f"{target.name:34} {found['came']}", flush=True)
+            print(f"{target.name:34} {found['came']} {time.perf_counter() - start:.0f} s", flush=True)
             for finding in found["findings"]:
                 print(f"    {finding}", flush=True)
     total: Counter[str] = sum((Counter(found["came"]) for found in kinds.values()), Counter())

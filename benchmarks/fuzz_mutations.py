@@ -1,6 +1,7 @@
 """Damage, drawn by chance: to bytes, and to what JSON text says."""
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def _other_values(text: bytes, random: np.random.Generator) -> bytes:
     for _ in range(int(random.integers(1, 3))):
         holder, key = _any_place(whole, random)
         if key == "" or random.random() < 0.8:
-            holder[key] = _VALUES[int(random.integers(len(_VALUES)))]
+            holder[key] = deepcopy(_VALUES[int(random.integers(len(_VALUES)))])
         else:
             del holder[key]
     return json.dumps(whole[""]).encode()
