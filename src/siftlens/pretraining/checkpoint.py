@@ -1,4 +1,4 @@
-"""The state of a run in one file, whole or not at all, from which it goes on exactly."""
+"""The files of a run, whole or not at all: its state, from which it goes on exactly, and the encoder."""
 
 from collections.abc import Mapping
 from json import dumps, loads
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from siftlens.core import StudyError
 from siftlens.data import atomic_path
+from siftlens.pretraining.settings import PretrainSettings
 
 STATE, ENCODER = "state.safetensors", "encoder.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, per parameter
@@ -37,7 +38,7 @@ def save_state(
         for moment in _MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
                 tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    write(folder / STATE, tensors, {"step": str(step), "settings": dumps(dict(settings))})
+    _write(folder / STATE, tensors, {"step": str(step), "settings": dumps(dict(settings))})
 
 
 def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> int:
@@ -80,7 +81,22 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
     return step
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_encoder(folder: Path, encoder: nn.Module, settings: PretrainSettings) -> None:
+    """Write the encoder as timm loads it, with what it takes to build it.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
+    about = {
+        "timm": settings.model,
+        "architecture": dumps(dict(settings.architecture)),
+        "size": str(settings.size),
+        "settings": dumps(settings.describe()),
+    }
+    _write(folder / ENCODER, encoder.state_dict(), about)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write safetensors, whole or not at all.
 
     Raises:

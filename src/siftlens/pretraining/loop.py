@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,20 +14,19 @@ from siftlens.core import SiftlensError
 from siftlens.data import Normalization
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.batches import Batches
-from siftlens.pretraining.checkpoint import ENCODER, STATE, load_state, save_state, write
+from siftlens.pretraining.checkpoint import STATE, load_state, save_encoder, save_state
 from siftlens.pretraining.feed import feed
 from siftlens.pretraining.images import HeldImages
 from siftlens.pretraining.learner import Learner
 from siftlens.pretraining.logbook import Logbook
 from siftlens.pretraining.settings import PretrainSettings
 from siftlens.pretraining.trouble import step_errors
-from siftlens.pretraining.watch import draw_reconstructions, watch_knn
+from siftlens.pretraining.watch import Watch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _CHECKED = 20  # steps between looks at the loss, which wait for the device
-_PICTURED = 8  # images in the picture of reconstructions
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,12 @@ class Run:
             SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
         """
         first, total = self._first, self._batches.steps
-        self._open_logs(first)
         self._saved, self._seconds = time.monotonic(), 0.0
-        self._knn: float | None = None
+        if self._fabric.is_global_zero:
+            self._log = Logbook(self._out / "log.csv", ("step", "loss"), first)
+            self._watch = Watch(
+                self._model, self._normalization, self._images, self._batches, self._out, self._pace.evaluations, first
+            )
         losses: list[Tensor] = []
         last_epoch: list[float] = []
         fabric = self._fabric
@@ -137,11 +138,12 @@ class Run:
                 self._after(step + 1, epoch if not within else None)
                 resumed = time.perf_counter()
         if self._fabric.is_global_zero:
-            self._save_encoder()
+            save_encoder(self._out, self._model.encoder, self._settings)
         with step_errors(self._out):
             self._fabric.barrier()
         loss = sum(last_epoch) / len(last_epoch) if last_epoch else math.nan
-        return Finished(loss, self._knn, self._seconds, total - first)
+        knn = self._watch.knn if self._fabric.is_global_zero else None
+        return Finished(loss, knn, self._seconds, total - first)
 
     def _check(self, step: int, losses: list[Tensor]) -> list[float]:
         """Look at the last losses, which must be finite, and log them."""
@@ -167,36 +169,8 @@ class Run:
         """What is done between steps: evaluation after some epochs, a checkpoint now and then and at the end."""
         if not self._fabric.is_global_zero:
             return
-        if epoch is not None and self._is_watched(epoch):
-            self._watch(step, epoch)
+        if epoch is not None:
+            self._watch.after(epoch)
         if step == self._batches.steps or time.monotonic() - self._saved >= self._pace.save_every:
             save_state(self._out, self._model, self._learner.optimizer, step, self._about)
             self._saved = time.monotonic()
-
-    def _is_watched(self, epoch: int) -> bool:
-        wanted, epochs = self._pace.evaluations, self._settings.epochs
-        return epoch * wanted // epochs > (epoch - 1) * wanted // epochs
-
-    def _watch(self, step: int, epoch: int) -> None:
-        self._model.eval()
-        self._knn = watch_knn(self._model, self._images, self._normalization)
-        if self._knn is not None:
-            self._knn_log.add([(step, epoch, f"{self._knn:.4f}")])
-        shown = torch.linspace(0, len(self._images) - 1, min(_PICTURED, len(self._images))).long()
-        batch = self._batches.views(shown, 0, progress=step / self._batches.steps)
-        draw_reconstructions(self._out / "reconstructions.png", self._model, batch, self._normalization)
-        self._model.train()
-
-    def _open_logs(self, first: int) -> None:
-        if self._fabric.is_global_zero:
-            self._log = Logbook(self._out / "log.csv", ("step", "loss"), first)
-            self._knn_log = Logbook(self._out / "knn.csv", ("step", "epoch", "accuracy"), first + 1)
-
-    def _save_encoder(self) -> None:
-        about = {
-            "timm": self._settings.model,
-            "architecture": dumps(dict(self._settings.architecture)),
-            "size": str(self._settings.size),
-            "settings": dumps(self._settings.describe()),
-        }
-        write(self._out / ENCODER, self._model.encoder.state_dict(), about)

@@ -11,16 +11,68 @@ from torch import Tensor
 
 from siftlens.data import Normalization, atomic_path
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
-from siftlens.pretraining.batches import Batch
+from siftlens.pretraining.batches import Batch, Batches
 from siftlens.pretraining.features import CHUNK, features
 from siftlens.pretraining.images import HeldImages
+from siftlens.pretraining.logbook import Logbook
 from siftlens.pretraining.neighbours import knn_predict, labels_of
 from siftlens.pretraining.patches import patchify, unpatchify
 from siftlens.pretraining.views import normalised
 
 _WATCHED = 2000  # images for k-NN, spread evenly
+_PICTURED = 8  # images in the picture of reconstructions
 _GAP = 4  # px between pictures
 _GREY = 0.5  # of a patch that is masked
+
+
+class Watch:
+    """Looks at a run after some of its epochs: knn.csv and reconstructions.png.
+
+    Args:
+        model: that is trained.
+        normalization: that its encoder wants.
+        images: that it is trained on.
+        batches: of the run.
+        out: folder of the run.
+        evaluations: how often, spread evenly over the epochs, last included.
+        done: steps that the run has behind it.
+
+    Attributes:
+        knn: leave-one-out accuracy when last looked; None before, or without class folders.
+    """
+
+    def __init__(
+        self,
+        model: MaskedAutoencoder,
+        normalization: Normalization,
+        images: HeldImages,
+        batches: Batches,
+        out: Path,
+        evaluations: int,
+        done: int,
+    ):
+        self._model, self._normalization, self._images, self._batches = model, normalization, images, batches
+        self._out, self._evaluations = out, evaluations
+        self._log = Logbook(out / "knn.csv", ("step", "epoch", "accuracy"), done + 1)
+        self.knn: float | None = None
+
+    def after(self, epoch: int) -> None:
+        """Look, if this epoch's turn has come.
+
+        Raises:
+            InputError: the disk is full or read-only.
+        """
+        wanted, epochs = self._evaluations, self._batches.steps // self._batches.steps_per_epoch
+        if epoch * wanted // epochs == (epoch - 1) * wanted // epochs:
+            return
+        self._model.eval()
+        self.knn = watch_knn(self._model, self._images, self._normalization)
+        if self.knn is not None:
+            self._log.add([(epoch * self._batches.steps_per_epoch, epoch, f"{self.knn:.4f}")])
+        shown = torch.linspace(0, len(self._images) - 1, min(_PICTURED, len(self._images))).long()
+        batch = self._batches.views(shown, 0, progress=epoch / epochs)
+        draw_reconstructions(self._out / "reconstructions.png", self._model, batch, self._normalization)
+        self._model.train()
 
 
 @torch.inference_mode()
