@@ -48,8 +48,8 @@ def tune_prompt(
     shortcut is right for most of them, and undoing it looks like a loss.
 
     Tried are attention biases on all layers, either half, and the heads that look at the cue most; token choice, pixel
-    masking, and logit contrast, each on the cues alone, and token choice also with keypoints; then the best bias
-    together with the best contrast; and a bias on each of the first three cues alone.
+    masking, and logit contrast, each on the cues, and all but masking also on cues, keypoints and centre together; then
+    the best bias with the best contrast; and a bias on each of the first three cues alone.
 
     `Policy.identity()` comes back where the audit found no harmful cue, where no group that goes against the cues has 8
     images, where no policy keeps the average accuracy, or where the gain on the images that go against the cues is not
@@ -116,11 +116,11 @@ class _Search:
     def __init__(self, split: Validation, audit: AuditResult, rows: tuple[int, ...]):
         self._split = split
         self._cues = Mixture(cues=1.0, rows=rows)
-        self._both = Mixture(cues=1.0, keypoints=0.5, rows=rows)
+        self._whole = Mixture(cues=1.0, keypoints=0.25, centre=0.25, rows=rows)
         self._alone = [Mixture(cues=1.0, rows=(row,)) for row in rows[:_ALONE] if len(rows) > 1]
         cued = -torch.from_numpy(split.cued).float()
-        keypoints = mixed_maps(split.pixels, audit.vocabulary.grid, Mixture(keypoints=1.0))
-        self._maps = {self._cues: cued, self._both: (cued + 0.5 * keypoints) / 1.5}
+        rest = mixed_maps(split.pixels, audit.vocabulary.grid, Mixture(keypoints=0.5, centre=0.5))
+        self._maps = {self._cues: cued, self._whole: (cued + 0.5 * rest) / 1.5}
         self._maps |= {
             mixture: -torch.from_numpy(patches).float()
             for mixture, patches in zip(self._alone, split.cues, strict=False)
@@ -133,19 +133,19 @@ class _Search:
     def everything(self) -> Iterator[_Trial]:
         """Each kind of policy, then the best two together."""
         biases = [self.tried(Policy(bias=bias, maps=self._cues)) for bias in self._biases()]
+        biases += [self.tried(Policy(bias=(Bias(strength),), maps=self._whole)) for strength in _STRENGTHS]
         contrasts = [
-            self.tried(Policy(contrast=Contrast(strength, view), maps=self._cues))
-            for strength in _LAMBDAS
-            for view in _VIEWS
+            self.tried(Policy(contrast=Contrast(strength, view), maps=maps))
+            for strength, view, maps in itertools.product(_LAMBDAS, _VIEWS, (self._cues, self._whole))
         ]
         yield from biases
         yield from contrasts
         for keep in _KEEPS:
             yield self.tried(Policy(pixels=PixelMask(keep, "mean"), maps=self._cues))
-            for maps in (self._cues, self._both):
+            for maps in (self._cues, self._whole):
                 yield self.tried(Policy(tokens=TokenChoice(keep), maps=maps))
         bias, contrast = (max(kind, key=lambda trial: trial.worst).policy for kind in (biases, contrasts))
-        yield self.tried(replace(bias, contrast=contrast.contrast))
+        yield self.tried(replace(contrast, bias=bias.bias))
         for strength, maps in itertools.product(_STRENGTHS, self._alone):
             yield self.tried(Policy(bias=(Bias(strength),), maps=maps))
 
