@@ -92,6 +92,33 @@ def test_tokens_are_dropped_or_the_model_is_refused(name):
             prompted(model, x, Policy(tokens=TokenChoice(0.4)), maps)
 
 
+@pytest.mark.parametrize("part", [{"tokens": TokenChoice(0.4)}, {"contrast": Contrast(0.5, view=0.4)}])
+def test_a_transformers_classifier_as_one_wraps_it(part):
+    """Patches that neither the kept nor the shown part holds have no say."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        num_hidden_layers=2, num_attention_heads=3, hidden_size=33, intermediate_size=37, patch_size=4, image_size=20
+    )
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = transformers.ViTForImageClassification(config)
+
+        def forward(self, x):
+            return self.inner(x).logits
+
+    torch.manual_seed(0)
+    model, x = Logits().eval(), torch.randn(2, 3, 20, 20)
+    maps = torch.arange(25.0).expand(2, -1)
+    other = x.clone()
+    other[:, :, 8:12, 8:12] = 5.0  # patch 12: dropped by the choice of the last ten, and not of the first ten
+    policy = Policy(**{"tokens": TokenChoice(0.4)} | part)
+    found = prompted(model, x, policy, maps)
+    assert torch.equal(found, prompted(model, other, policy, maps))
+    assert (found.log_softmax(1) - plain(model, x).log_softmax(1)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     "part", [{"tokens": TokenChoice(0.4)}, {"pixels": PixelMask(0.4)}, {"contrast": Contrast(0.5, view=0.4)}]
 )

@@ -2,10 +2,10 @@
 
 import pytest
 
-from oracles import audits
+from oracles import audits, prompts
 from oracles.studies import made_up
 from siftlens.comparison import compare_results
-from siftlens.report import render, render_audit, render_comparison
+from siftlens.report import render, render_audit, render_comparison, render_prompt
 
 pytestmark = pytest.mark.browser
 SERIOUS = ("serious", "critical")
@@ -44,6 +44,13 @@ def test_the_comparison_shuts_nobody_out(barriers, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_audit_shuts_nobody_out(barriers, scheme, width):
     assert barriers(render_audit(audits.made_up()), width=width, color_scheme=scheme) == []
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_prompt_shuts_nobody_out(barriers, scheme, width):
+    page = render_prompt(prompts.made_up(aside=[["a.png", "cut off"]]))
+    assert barriers(page, width=width, color_scheme=scheme) == []
 
 
 def test_a_barrier_is_found(barriers):
