@@ -154,7 +154,7 @@ class Run:
         for number, value in enumerate(values, start=step - len(values)):
             if not math.isfinite(value):
                 raise SiftlensError(
-                    f"the loss is {value} at step {number}; the last checkpoint in {self._out} is from before: lower "
+                    f"the loss is {value} at step {number}; what {self._out} holds is from before: lower "
                     "--learning-rate and begin anew, or --resume with --precision fp32"
                 )
         if self._fabric.is_global_zero:
