@@ -3,7 +3,7 @@
 import os
 import stat
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +13,7 @@ from siftlens.core import InputError
 from siftlens.data.parquet import Row
 from siftlens.data.pixels import to_rgb
 from siftlens.data.preprocessing import Preprocessing
-from siftlens.data.shards import Stored, opened
+from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, Item
 
 # Without EPS and PDF, which Pillow hands to another program.
@@ -37,9 +37,15 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
 
     Raises:
         Unreadable: the file is missing, damaged, empty, no image, or its size makes no sense.
+        InputError: not the file is missing, but the whole folder that the images lie in.
     """
     if isinstance(ref.source, Stored):
-        return _decode_file(ref.source, preprocessing)
+        try:
+            return _decode_file(ref.source, preprocessing)
+        except Unreadable as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+                _expect_folder(ref)
+            raise
     pixels = ref.source.pixels() if isinstance(ref.source, Item) else ref.source
     image = Image.fromarray(pixels)
     _check_size(*image.size)
@@ -72,6 +78,24 @@ def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarr
         raise Unreadable(f"damaged: {type(error).__name__}: {_line(error)}") from error
 
 
+def _expect_folder(ref: ImageRef) -> None:
+    """Tell a file that is gone from a share that is: all of its images would be set aside, one by one."""
+    if isinstance(ref.source, Path):
+        folders = ref.source.parents
+        folder = folders[min(len(PurePosixPath(ref.identity).parts), len(folders)) - 1]
+    elif isinstance(ref.source, Member) and isinstance(ref.source.shard, Path):
+        folder = ref.source.shard.parent
+    else:
+        return
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise InputError(
+            f"the folder of the images, {folder}, cannot be read any more ({_line(error.strerror).lower()}); "
+            "see that it is there again (a share: that it is mounted), and run again"
+        ) from error
+
+
 def _check_file(source: Stored) -> None:
     if isinstance(source, Path):
         status = source.stat()
@@ -91,5 +115,5 @@ def _check_size(width: int, height: int) -> None:
         raise Unreadable(f"{width}x{height} px: too elongated, expected at most {MAX_ASPECT}:1")
 
 
-def _line(error: BaseException) -> str:
+def _line(error: object) -> str:
     return " ".join(str(error).split())
