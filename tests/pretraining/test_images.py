@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from siftlens.core import InputError, NothingReadableError
+from siftlens.engine import LocalEngine
 from siftlens.keypoints import KeypointStore, SiftSettings
 from siftlens.patchmaps import Shrinking
 from siftlens.pretraining import images as images_module
@@ -63,7 +64,7 @@ def test_a_folder_without_a_usable_image_is_refused(folder, tmp_path):
 
 def test_keypoints_are_found_in_the_very_squares(folder, tmp_path):
     out = tmp_path / "keypoints"
-    store, aside = detect_images(folder, out, side=SIDE, workers=2)
+    store, aside = detect_images(folder, out, side=SIDE, engine=LocalEngine(2))
     held = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
     assert in_order_of(KeypointStore.load(out), held).tolist() == list(range(10))
     assert [image.identity for image in aside] == ["a/04.png", "a/notes.txt"]
@@ -120,5 +121,5 @@ def test_shards_are_held_as_the_folder_that_went_into_them(folder, tmp_path):
     assert [name.removeprefix("photos.tar/./") for name in held.identities] == list(whole.identities)
     assert held.contents == whole.contents
     assert held.groups == whole.groups
-    store, _ = detect_images(shard, tmp_path / "keypoints", side=SIDE, workers=2)
+    store, _ = detect_images(shard, tmp_path / "keypoints", side=SIDE, engine=LocalEngine(2))
     assert in_order_of(store, held).tolist() == list(range(10))

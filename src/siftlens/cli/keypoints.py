@@ -1,7 +1,7 @@
 """`siftlens keypoints`: the keypoints of a folder of images, once, for pre-training."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,6 +25,16 @@ def keypoints(
     workers: Annotated[
         int, typer.Option(min=0, metavar="N", help="Processes beside this one; 0 works in this one.")
     ] = 2,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(metavar="NAME", help="local, or ray: on all cores of a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Of a running Ray cluster, or auto; without, one is started on this machine."
+        ),
+    ] = None,
 ) -> None:
     """Detect the keypoints of images and write them to one file, about 1 KB per image.
 
@@ -32,12 +42,16 @@ def keypoints(
     """
     with reported(out):
         # Not at import: torch takes seconds, and --help should not.
+        from siftlens.engine import open_engine
         from siftlens.keypoints import SiftSettings
         from siftlens.pretraining import detect_images
 
         settings = SiftSettings(contrast_threshold=contrast_threshold)
-        with shown(Console(stderr=True)) as progress:
-            store, aside = detect_images(images, out, side=size, settings=settings, workers=workers, progress=progress)
+        with (
+            open_engine(engine, workers=workers, address=address) as where,
+            shown(Console(stderr=True)) as progress,
+        ):
+            store, aside = detect_images(images, out, side=size, settings=settings, engine=where, progress=progress)
         typer.echo(f"keypoints  {out}, {len(store.x) / len(store):.0f} per image, {_per_image(out, len(store))}")
         typer.echo(f"images     {len(store)}" + (f", and {len(aside)} set aside" if aside else ""))
         for image in aside:

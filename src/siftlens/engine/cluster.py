@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from siftlens.core import InputError
 
 # Heeded when Ray is imported and started: no report of usage to its authors, no line about a process that died.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
+_PATIENCE = 10.0  # s, for an answer
 
 
 @contextmanager
@@ -30,6 +32,7 @@ def connected(address: str | None) -> Iterator[None]:
             yield
             return
         try:
+            _knock(address)
             ray.init(
                 address or "local",
                 logging_level=logging.ERROR,
@@ -44,6 +47,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Fail at once where nobody answers; Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 @contextmanager

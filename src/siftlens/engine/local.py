@@ -1,6 +1,6 @@
 """This machine: processes that decode and detect beside this one, which does the work."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from itertools import islice
 
@@ -23,10 +23,16 @@ class LocalEngine:
         self.workers = workers
 
     def prepare(
-        self, refs: Iterable[ImageRef], settings: PrepareSettings, cache: KeypointCache | None
-    ) -> Generator[Prepared | Quarantined]:
+        self,
+        refs: Iterable[ImageRef],
+        settings: PrepareSettings,
+        cache: KeypointCache | None,
+        take: Callable[[Prepared], Done],
+    ) -> Generator[Done | Quarantined]:
         """See `Engine.prepare`."""
-        return prepare_images(refs, settings, workers=self.workers, cache=cache)
+        with closing(prepare_images(refs, settings, workers=self.workers, cache=cache)) as prepared:
+            for image in prepared:
+                yield image if isinstance(image, Quarantined) else take(image)
 
     def work(
         self,
@@ -37,6 +43,6 @@ class LocalEngine:
         size: int,
     ) -> Generator[Done]:
         """See `Engine.work`."""
-        with closing(self.prepare(refs, settings, cache)) as prepared:
+        with closing(prepare_images(refs, settings, workers=self.workers, cache=cache)) as prepared:
             while chunk := list(islice(prepared, size)):
                 yield work(chunk)

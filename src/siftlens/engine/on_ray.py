@@ -18,7 +18,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
-from siftlens.core import SiftlensError
+from siftlens.core import InputError, SiftlensError
 from siftlens.data import ImageRef
 from siftlens.engine.protocol import Done, Work
 from siftlens.keypoints import KeypointCache, Keypoints, use_one_thread
@@ -41,7 +41,7 @@ class RayEngine:
         gpu: each of them needs a GPU.
 
     Raises:
-        SiftlensError: the cluster has no GPU where one is needed.
+        InputError: the cluster has too few GPUs.
     """
 
     name = "ray"
@@ -50,20 +50,24 @@ class RayEngine:
         there = ray.cluster_resources()
         self._cores, gpus = max(1, int(there.get("CPU", 1))), int(there.get("GPU", 0))
         if gpu and gpus < (workers or 1):
-            raise SiftlensError(
-                f"the cluster has {gpus} GPUs for {workers or 1} workers; lower --workers, or use the CPU"
+            raise InputError(
+                f"the cluster has {gpus} GPUs, and {workers or 1} are needed; lower --workers, or use the CPU"
             )
         self._workers = workers or (gpus if gpu else max(1, self._cores // 2))
         self._gpus = 1 if gpu else 0
 
     def prepare(
-        self, refs: Iterable[ImageRef], settings: PrepareSettings, cache: KeypointCache | None
-    ) -> Generator[Prepared | Quarantined]:
+        self,
+        refs: Iterable[ImageRef],
+        settings: PrepareSettings,
+        cache: KeypointCache | None,
+        take: Callable[[Prepared], Done],
+    ) -> Generator[Done | Quarantined]:
         """See `Engine.prepare`."""
-        pickled = _put(settings)
-        for found in _in_order(_chunks(refs, _CHUNK), _AHEAD * self._cores, _preparing(pickled, cache)):
-            _remember(_fresh(found), settings, cache)
-            yield from (image for image, _ in found)
+        submit = _task(_take, _put(settings), cache, _put(take))
+        for taken, fresh in _in_order(_chunks(refs, _CHUNK), _AHEAD * self._cores, submit):
+            _remember(fresh, settings, cache)
+            yield from taken
 
     def work(
         self,
@@ -74,11 +78,11 @@ class RayEngine:
         size: int,
     ) -> Generator[Done]:
         """See `Engine.work`."""
-        prepare_one = _preparing(_put(settings), cache)
+        make_ready = _task(_prepare, _put(settings), cache)
         with self._actors(work) as actors:
 
             def submit(chunk: Sequence[ImageRef], alone: bool) -> ObjectRef:
-                return actors.submit(prepare_one(chunk, alone))
+                return actors.submit(make_ready(chunk, alone))
 
             window = _AHEAD * (self._cores + self._workers)
             for done, fresh in _in_order(_chunks(refs, size), window, submit):
@@ -136,11 +140,24 @@ class _Worker(Generic[Done]):
         return self._work([image for image, _ in found]), _fresh(found)
 
 
-def _preparing(settings: ObjectRef, cache: KeypointCache | None) -> Callable[[Sequence[ImageRef], bool], ObjectRef]:
-    """How a chunk is made ready: by a task, whose process Ray replaces when it dies."""
-    task = ray.remote(_prepare).options(num_cpus=1, max_retries=_RETRIES)
+def _task(
+    function: Callable[..., Any], settings: ObjectRef, cache: KeypointCache | None, *more: ObjectRef
+) -> Callable[[Sequence[ImageRef], bool], ObjectRef]:
+    """How a chunk is submitted to be made ready: as a task, whose process Ray replaces when it dies."""
+    task = ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
     path = cache.path if cache else None
-    return lambda chunk, alone: task.remote([ref.fetched() for ref in chunk], settings, path, alone)
+    return lambda chunk, alone: task.remote([ref.fetched() for ref in chunk], settings, path, alone, *more)
+
+
+def _take(
+    refs: Sequence[ImageRef],
+    settings: PrepareSettings,
+    cache: Path | None,
+    alone: bool,
+    take: Callable[[Prepared], Done],
+) -> tuple[list[Done | Quarantined], Fresh]:
+    found = _prepare(refs, settings, cache, alone)
+    return [image if isinstance(image, Quarantined) else take(image) for image, _ in found], _fresh(found)
 
 
 def _prepare(refs: Sequence[ImageRef], settings: PrepareSettings, cache: Path | None, alone: bool) -> Found:

@@ -26,9 +26,20 @@ class Engine(Protocol):
         ...
 
     def prepare(
-        self, refs: Iterable[ImageRef], settings: PrepareSettings, cache: KeypointCache | None
-    ) -> Generator[Prepared | Quarantined]:
-        """Make images ready, as `siftlens.patchmaps.prepare_images` does."""
+        self,
+        refs: Iterable[ImageRef],
+        settings: PrepareSettings,
+        cache: KeypointCache | None,
+        take: Callable[[Prepared], Done],
+    ) -> Generator[Done | Quarantined]:
+        """Make images ready, as `siftlens.patchmaps.prepare_images` does.
+
+        Args:
+            refs: the images.
+            settings: how they are made ready.
+            cache: of keypoints; only this process writes to it.
+            take: what is wanted of each image; the rest is left where it was made.
+        """
         ...
 
     def work(

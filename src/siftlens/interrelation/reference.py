@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,11 @@ from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, standardi
 class _Member:
     identity: str
     z: Float[np.ndarray, "rows cols"]
+
+
+def _member(image: Prepared, measure: Measure) -> tuple[str, _Member]:
+    """Its content, and what the pool keeps of it."""
+    return image.content, _Member(image.identity, z_map(image, measure))
 
 
 def z_map(image: Prepared, measure: Measure) -> Float[np.ndarray, "rows cols"]:
@@ -62,13 +68,13 @@ def reference_pool(
             break
         in_round: dict[int, tuple[str, _Member]] = {}
         refs = _chosen(source, rank)
-        with closing(engine.prepare(refs, settings, cache)) as prepared:
-            for image in prepared:
-                if isinstance(image, Quarantined):
-                    failed = failed or [image]
+        take = partial(_member, measure=settings.measure)
+        with closing(engine.prepare(refs, settings, cache, take)) as prepared:
+            for found in prepared:
+                if isinstance(found, Quarantined):
+                    failed = failed or [found]
                     continue
-                place = rank[image.identity]
-                in_round[place] = image.content, _Member(image.identity, z_map(image, settings.measure))
+                in_round[rank[found[1].identity]] = found
                 done(min(len(members) + len(in_round), wanted), wanted)
         for place in sorted(in_round):
             content, member = in_round[place]

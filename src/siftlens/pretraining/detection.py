@@ -6,8 +6,9 @@ from typing import Any
 
 from siftlens.core import InputError, NothingReadableError, PatchGrid
 from siftlens.data import open_images
+from siftlens.engine import Engine, LocalEngine
 from siftlens.keypoints import KeypointCache, Keypoints, KeypointStore, SiftSettings
-from siftlens.patchmaps import PrepareSettings, Quarantined, Shrinking, prepare_images
+from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, Shrinking
 
 
 def detect_images(
@@ -16,7 +17,7 @@ def detect_images(
     *,
     side: int,
     settings: SiftSettings | None = None,
-    workers: int = 0,
+    engine: Engine | None = None,
     progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> tuple[KeypointStore, list[Quarantined]]:
     """Detect the keypoints of images as squares, and write them to a file.
@@ -29,7 +30,7 @@ def detect_images(
         out: the file to write.
         side: width and height of the squares, px; that of the pre-training's `source`.
         settings: of the detector; by default its own.
-        workers: processes beside this one.
+        engine: where; None for this process.
         progress: called with a stage, what is done and what there is to do.
 
     Returns:
@@ -48,12 +49,13 @@ def detect_images(
     partial = out.with_name(f"{out.name}.partial")
 
     def found(cache: KeypointCache) -> Iterator[tuple[str, str, Keypoints]]:
-        for done, image in enumerate(prepare_images(source, as_one_patch, workers=workers, cache=cache), start=1):
+        detected = (engine or LocalEngine(0)).prepare(source, as_one_patch, cache, _keypoints_of)
+        for done, image in enumerate(detected, start=1):
             progress("images", done, len(source))
             if isinstance(image, Quarantined):
                 aside.append(image)
             else:
-                yield image.identity, image.content, image.keypoints
+                yield image
         expect_some(len(source) - len(aside), aside)
 
     with KeypointCache(partial) as cache:
@@ -61,6 +63,10 @@ def detect_images(
     store.save(out)
     partial.unlink(missing_ok=True)
     return store, aside
+
+
+def _keypoints_of(image: Prepared) -> tuple[str, str, Keypoints]:
+    return image.identity, image.content, image.keypoints
 
 
 def expect_some(usable: int, aside: list[Quarantined]) -> None:
