@@ -1,7 +1,7 @@
 """Does the audit find what was planted, and nothing where nothing was? One small model and its audits for each run.
 
 Usage: python benchmarks/audit_study.py --work /tmp/audit-study --seeds 12
-       python benchmarks/audit_study.py --summary
+       python benchmarks/audit_tables.py
 
 Every run is a cue, a correlation and a seed; its JSON lies in benchmarks/results/audit and is skipped when it is there,
 so that an interrupted study goes on by the same command. Each model sees the balanced split first, then the biased one;
@@ -17,19 +17,16 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 import siftlens
-from machine import save_result
 from planted_models import Recipe, group_accuracy, trained
 from siftlens.attention import find_layout
-from siftlens.auditing.tables import RELIED_ON
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.auditing.vocabulary import KINDS
 from siftlens.data import CUES, DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
@@ -37,8 +34,6 @@ from siftlens.data import CUES, DrawnMaterial, FolderMaterial, Material, Planted
 RUNS = Path(__file__).parent / "results" / "audit"
 CORRELATIONS = (0.5, 0.7, 0.9, 0.95, 1.0)
 SCORED = 200  # images that maps are compared with the truth on
-FOUND = 0.7  # AUROC from which a cue counts as the planted one
-OFF = 0.75  # share of a cue's patches off the object from which relying on it is a false discovery in a null run
 PATCH = 0.5  # share of a patch that a mask must cover, for the patch to count as the object's or the planted cue's
 
 
@@ -57,12 +52,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=Recipe.width)
     parser.add_argument("--depth", type=int, default=Recipe.depth)
     parser.add_argument("--alone", action="store_true", help="audit with each vocabulary alone, too")
-    parser.add_argument("--summary", action="store_true", help="only sum the finished runs up, in results/audit.json")
     arguments = parser.parse_args()
-    if arguments.summary:
-        found = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
-        print(save_result("audit", {"runs": len(found), "found_from_auroc": FOUND, "table": summarize(found)}))
-        return
     material: Material = DrawnMaterial()
     if arguments.cutouts:
         material = FolderMaterial(arguments.cutouts, arguments.scenes)
@@ -180,75 +170,6 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
 def rounded(value: Any) -> float | None:
     """For people and small files."""
     return None if value is None or not np.isfinite(value) else round(float(value), 4)
-
-
-def summarize(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each material, cue, correlation and way of auditing, with Clopper-Pearson intervals."""
-    lines = []
-    key = lambda found: (found["material"], found["cue"], found["correlation"])  # noqa: E731
-    for (material, cue, correlation), group in itertools.groupby(sorted(runs, key=key), key):
-        members = list(group)
-        for way in dict.fromkeys(way for member in members for way in member["audits"]):
-            audits = [member["audits"][way] for member in members if way in member["audits"]]
-            ranks = [rank_of_planted(audit["cues"]) for audit in audits]
-            planted = [next((c for c in a["cues"] if is_planted(c)), None) for a in audits]
-            lines.append(
-                {
-                    "material": material,
-                    "cue": cue,
-                    "correlation": correlation,
-                    "way": way,
-                    "first": rate(rank == 1 for rank in ranks),
-                    "among_three": rate(rank is not None and rank <= 3 for rank in ranks),
-                    "precision_at_3": mean(
-                        [np.mean([is_planted(c) for c in a["cues"][:3]]) for a in audits if a["cues"]]
-                    ),
-                    "patch_auroc": mean([max((c["auroc"] or 0.5 for c in a["cues"]), default=0.5) for a in audits]),
-                    "patch_auroc_of_first": mean([a["cues"][0]["auroc"] for a in audits if a["cues"]]),
-                    "dependence": mean([c["dependence"] if c else 0.0 for c in planted]),
-                    "misled_auroc": mean([a["misled_auroc"] for a in audits]),
-                    "relied_on": rate(any(c["verdict"] in RELIED_ON for c in a["cues"]) for a in audits),
-                    **{
-                        f"relied_on_{where}": rate(
-                            any(c["verdict"] in RELIED_ON and (c[where] or 0) >= OFF for c in a["cues"]) for a in audits
-                        )
-                        for where in ("off_object", "clear_of_object")
-                    },
-                    "passes_per_image": mean([a["passes_per_image"] for a in audits]),
-                    "seconds": mean([a["seconds"] for a in audits]),
-                }
-            )
-    return lines
-
-
-def is_planted(cue: dict[str, Any]) -> bool:
-    """Whether a cue that is relied on lies where the planted one does."""
-    return cue["verdict"] in RELIED_ON and (cue["auroc"] or 0) >= FOUND
-
-
-def rank_of_planted(cues: list[dict[str, Any]]) -> int | None:
-    """Rank within its class: another class has cues of its own."""
-    for label in (0, 1):
-        mine = [cue for cue in cues if cue["label"] == label]
-        rank = next((place + 1 for place, cue in enumerate(mine) if is_planted(cue)), None)
-        if rank is not None:
-            return rank
-    return None
-
-
-def rate(hits: Iterable[bool]) -> dict[str, float | int]:
-    """Share of the runs with its 95 % Clopper-Pearson interval."""
-    values = list(hits)
-    n, k = len(values), sum(values)
-    low = float(stats.beta.ppf(0.025, k, n - k + 1)) if k else 0.0
-    high = float(stats.beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
-    return {"hits": k, "runs": n, "low": round(low, 3), "high": round(high, 3)}
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of what is known."""
-    known = [value for value in values if value is not None]
-    return round(float(np.mean(known)), 4) if known else None
 
 
 if __name__ == "__main__":

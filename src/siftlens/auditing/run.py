@@ -88,7 +88,8 @@ class Run:
         self.layout: TokenLayout = find_layout(model.module, blank)
         self.access = TokenAccess(model.module, self.layout, blank)
         layers = len(self.access.blocks)
-        self.layer = 3 * layers // 4 if settings.layer is None else settings.layer
+        # Later tokens know what the image shows: words made of them mark its background, too.
+        self.layer = max(0, layers // 4 - 1) if settings.layer is None else settings.layer
         if not 0 <= self.layer < layers:
             raise InputError(f"layer must lie between 0 and {layers - 1}, got {self.layer}")
         self.logit = match_logits(model, self.sample.names, logits_of(model.module, blank).shape[1])

@@ -56,7 +56,7 @@ def what_it_is(cue: Any, layer: int) -> str:
         return f"Patches {colours(cue)}."
     if cue.kind == "sift":
         return "Patches around keypoints that look alike to SIFT."
-    return f"Patches that the model itself makes alike: after block {layer}, their tokens fall together."
+    return f"Patches that the model itself makes alike: after layer {layer}, their tokens fall together."
 
 
 def words_of(cue: Any) -> str:

@@ -72,7 +72,7 @@ def audit(
         environment: folder of labelled images from elsewhere, where the cue may not go with the class: likewise.
         probe: fit a linear classifier on what the model returns, for a model without a head.
         vocabularies: which visual words to make cues of: "sift", "colour", "token".
-        layer: after which block tokens become words; None for the one three quarters up.
+        layer: after which block tokens become words; None for the last of the first quarter.
         batch_size: images per forward pass.
         seed: of the halves, the words and the controls.
         limit: at most so many images, spread evenly.
