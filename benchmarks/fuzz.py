@@ -50,11 +50,9 @@ def attack(target: Target, good: Path, seed: int, numbers: range, told: Connecti
         folder = Path(shutil.copytree(good, Path(scratch) / "good"))
         before = _listing(folder, target)
         for number in numbers:
-            random = np.random.default_rng((seed, zlib.crc32(target.name.encode()), number))
-            (folder / target.file).write_bytes(damaged(whole, random, is_json=target.is_json))
             faulthandler.dump_traceback_later(PATIENCE, exit=True)
             start = time.process_time()
-            outcome = read(target, folder)
+            outcome = attempt(target, folder, whole, seed, number)
             faulthandler.cancel_dump_traceback_later()
             outcome["seconds"] = round(time.process_time() - start, 3)
             if (now := _listing(folder, target)) != before:
@@ -63,8 +61,10 @@ def attack(target: Target, good: Path, seed: int, numbers: range, told: Connecti
             told.send(outcome)
 
 
-def read(target: Target, folder: Path) -> dict[str, Any]:
-    """What came of one file: "read", "refused", or the name of what escaped, with its line and place."""
+def attempt(target: Target, folder: Path, whole: bytes, seed: int, number: int) -> dict[str, Any]:
+    """What comes of one damaged file: "read", "refused", or the name of what escaped, with its line and place."""
+    random = np.random.default_rng((seed, zlib.crc32(target.name.encode()), number))
+    (folder / target.file).write_bytes(damaged(whole, random, is_json=target.is_json))
     try:
         target.read(folder)
     except (SiftlensError, Unreadable) as error:
