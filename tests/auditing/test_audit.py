@@ -48,8 +48,16 @@ def test_a_cue_that_is_leaned_on_is_found_first(leaning):
 
 
 def test_a_cue_that_only_goes_along_is_not_claimed(upright):
-    """Fails where the causal step is left out: the cue goes with the class as much as above."""
+    """It goes with the class as much as above."""
     assert set(upright.cues["verdict"][on_planted(upright)]) <= {"associated", "not associated"}
+
+
+def test_a_cue_that_hardly_counts_is_tested_and_not_claimed():
+    """Fails where the causal step is left out: it goes with the class, and is used, by a fiftieth of the margin."""
+    audit = audited(Leaning(on_object=1, on_cue=0.03))
+    found = on_planted(audit)
+    assert found and set(audit.cues["verdict"][found]) == {"associated"}
+    assert (audit.cues["p_removal"][found] < 0.05).all()
 
 
 def test_the_object_is_relied_on_but_does_no_harm(upright):
