@@ -29,7 +29,6 @@ from siftlens.pretraining.detection import detect_images
 if find_spec("ray") is None:
     pytest.skip("needs Ray: pip install 'siftlens[scale]'", allow_module_level=True)
 
-NICENESS = "RAY_worker_niceness"
 SETTINGS = PrepareSettings(Preprocessing(40, 56), PatchGrid(5, 7, 8, 8), rivals=False)
 
 
@@ -40,12 +39,10 @@ def whole(image):
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """One for the whole file: starting it takes seconds. What the tests open uses it, and leaves it as it is."""
-    os.environ[NICENESS] = "0"  # 15 by itself: beside other work, a test would wait for minutes
     with connected(None):
         for pickler in ("cloudpickle", "ray.cloudpickle"):  # processes that start others have not the path of this file
             importlib.import_module(pickler).register_pickle_by_value(sys.modules[__name__])
         yield
-    del os.environ[NICENESS]
 
 
 def on_ray(workers, gpu=False):

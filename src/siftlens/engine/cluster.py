@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from siftlens.core import InputError
 
-# Heeded when Ray is imported and started: no report of usage to its authors, no line about a process that died.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
+# Heeded when Ray is imported and started: no report of usage to its authors, no line about a process that died, and
+# the priority of the local engine's processes, where Ray's own would get next to nothing beside other work.
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*", "RAY_worker_niceness": "0"}
 _PATIENCE = 10.0  # s, for an answer
 
 
@@ -23,7 +24,7 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         InputError: Ray is not installed; no cluster is there, or none can be started.
     """
-    with _environment(_QUIET):
+    with _environment(_SETTINGS):
         try:
             import ray
         except ImportError as error:

@@ -1,0 +1,225 @@
+"""What an engine costs, and how near a whole analysis comes to its slowest stage alone.
+
+    python benchmarks/scale.py --images ../shared/data/imagenette-128/val      about 4 minutes on 2 cores
+
+Every arm runs in a fresh process and arms take turns. Two loads: the model is the bottleneck (ViT-S/16, 224 px, random
+weights, keypoints from a warm cache), or detection is (the demo model, no cache). A pipeline's speed is that of its
+later three quarters, so that what starts once (processes, a cluster, loading) is told apart from what goes on:
+`start_seconds` is all before the first batch is done. Stages alone: the model with the reading of its attention, on
+images made ready before; decoding and detection, one process per core, all at once.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import machine
+import siftlens
+from siftlens.attention import find_layout
+from siftlens.core import TokenLayout
+from siftlens.data import open_images
+from siftlens.interrelation.nulls import Pool
+from siftlens.interrelation.parts import Reader
+from siftlens.interrelation.reference import z_map
+from siftlens.interrelation.settings import Settings
+from siftlens.keypoints import KeypointCache, use_one_thread
+from siftlens.models import LoadedModel
+from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images
+
+MODELS = {"model": "timm/vit_small_patch16_224", "detection": "demo"}
+BATCH = 32
+CORES = os.cpu_count() or 1
+# (engine, workers): locally those that detect, on Ray those that run the model
+PIPELINES = {
+    "model": {"local": ("local", 1), "ray, 1 worker": ("ray", 1), "ray, 2 workers": ("ray", 2)},
+    "detection": {"local": ("local", CORES), "ray, 1 worker": ("ray", 1), "ray, 2 workers": ("ray", 2)},
+}
+
+
+def load(bottleneck: str) -> LoadedModel:
+    spec = MODELS[bottleneck]
+    return siftlens.load_model(spec, random_init=spec != "demo")
+
+
+class PassedError(Exception):
+    """All images are done; the pictures of the report are not what is measured."""
+
+
+def pipeline(bottleneck: str, images: str, limit: int, engine: str, workers: int) -> dict[str, float]:
+    """A whole analysis."""
+    samples: list[tuple[float, int]] = []
+
+    def watch(stage: str, done: int, _: int) -> None:
+        if stage == "images":
+            samples.append((time.perf_counter(), done))
+        if stage == "gallery":
+            raise PassedError
+
+    model, begun = load(bottleneck), time.perf_counter()
+    with tempfile.TemporaryDirectory() as out, suppress(PassedError):
+        siftlens.analyze(
+            model,
+            images,
+            limit=limit,
+            batch_size=BATCH,
+            engine=engine,
+            workers=workers,
+            cache=bottleneck == "model",
+            out=Path(out) / "study",
+            progress=watch,
+        )
+    seconds = time.perf_counter() - begun
+    last_time, last = samples[-1]
+    first_time, first = next(sample for sample in samples if sample[1] >= limit / 4)
+    started = next(when for when, done in samples if done > 0)
+    return {
+        "images_per_second": (last - first) / (last_time - first_time),
+        "start_seconds": started - begun,
+        "seconds": seconds,
+    }
+
+
+def layout_of(model: LoadedModel) -> TokenLayout:
+    size = model.preprocessing
+    return find_layout(model.module, torch.zeros(1, 3, size.height, size.width))
+
+
+def prepared(
+    model: LoadedModel, images: str, limit: int, cache: KeypointCache | None = None, workers: int = 0
+) -> Iterator[Prepared | Quarantined]:
+    settings = PrepareSettings(model.preprocessing, layout_of(model).grid)
+    return prepare_images(open_images(images, limit=limit), settings, workers=workers, cache=cache)
+
+
+def filled(bottleneck: str, images: str, limit: int) -> dict[str, float]:
+    """The cache of keypoints, filled."""
+    with KeypointCache() as cache:
+        return {"images": sum(1 for _ in prepared(load(bottleneck), images, limit, cache, CORES))}
+
+
+def model_alone(bottleneck: str, images: str, limit: int) -> dict[str, float]:
+    """The work of the process that runs the model, and the plain forward pass, on the same images."""
+    model = load(bottleneck)
+    chunk = [image for image in prepared(model, images, limit) if isinstance(image, Prepared)]
+    members = {image.content: image for image in chunk}
+    z = np.stack([z_map(image, "count") for image in members.values()])
+    identities = tuple(image.identity for image in members.values())
+    pool = Pool(z=z, contents=tuple(members), identities=identities)
+    reader = Reader(model, layout_of(model), Settings(), pool)
+    x = torch.randn(BATCH, 3, model.preprocessing.height, model.preprocessing.width)
+    seconds = {"reading": 0.0, "plain": 0.0}
+    batches = [chunk[start : start + BATCH] for start in range(0, len(chunk) - BATCH + 1, BATCH)]
+    with torch.no_grad():
+        reader(batches[0])
+        model.module(x)
+        for batch in batches:
+            begun = time.perf_counter()
+            reader(batch)
+            seconds["reading"] += time.perf_counter() - begun
+            begun = time.perf_counter()
+            model.module(x)
+            seconds["plain"] += time.perf_counter() - begun
+    done = BATCH * len(batches)
+    return {
+        "images_per_second": done / seconds["reading"],
+        "plain_images_per_second": done / seconds["plain"],
+    }
+
+
+def detection_alone(bottleneck: str, images: str, limit: int) -> dict[str, float]:
+    """One process of those that decode and detect."""
+    use_one_thread()
+    ready, begun = prepared(load(bottleneck), images, limit), time.perf_counter()
+    done = sum(1 for _ in ready)
+    return {"images_per_second": done / (time.perf_counter() - begun)}
+
+
+def start(environment: Mapping[str, str], *arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, __file__, "--one", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment))
+
+
+def told(process: "subprocess.Popen[str]") -> dict[str, float]:
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{process.args} failed")
+    values: dict[str, float] = json.loads(said.splitlines()[-1])
+    return values
+
+
+def cores_alone(environment: Mapping[str, str], *arguments: object) -> dict[str, float]:
+    """Detection on all cores at once: the sum of the speeds."""
+    each = [told(process) for process in [start(environment, *arguments) for _ in range(CORES)]]
+    return {"images_per_second": sum(one["images_per_second"] for one in each)}
+
+
+def measure(images: str, limits: Mapping[str, int], rounds: int) -> None:
+    result: dict[str, Any] = {"cores": CORES}
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {"SIFTLENS_CACHE": cache}
+        told(start(environment, "filled", "model", images, limits["model"]))
+        for bottleneck, arms in PIPELINES.items():
+            limit = limits[bottleneck]
+            rows: dict[str, list[dict[str, float]]] = {}
+            for _ in range(rounds):
+                if bottleneck == "model":
+                    alone = told(start(environment, "model_alone", bottleneck, images, min(limit, 4 * BATCH)))
+                else:
+                    alone = cores_alone(environment, "detection_alone", bottleneck, images, limit // 2)
+                rows.setdefault("slowest stage alone", []).append(alone)
+                for name, (engine, workers) in arms.items():
+                    row = told(start(environment, "pipeline", bottleneck, images, limit, engine, workers))
+                    rows.setdefault(name, []).append(row)
+            result[bottleneck] = {"model": MODELS[bottleneck], "images": limit, "arms": summed(rows)}
+            print(json.dumps(result[bottleneck], indent=1))
+            print(machine.save_result("scale", result))
+
+
+def summed(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians over rounds, and each arm's speed over that of the slowest stage and of the local engine."""
+    speed = {name: statistics.median(row["images_per_second"] for row in each) for name, each in rows.items()}
+    return {
+        name: {key: round(statistics.median(row[key] for row in each), 2) for key in each[0]}
+        | {
+            "of_slowest_stage": round(speed[name] / speed["slowest stage alone"], 3),
+            "of_local": round(speed[name] / speed["local"], 3),
+            "rounds": [round(row["images_per_second"], 2) for row in each],
+        }
+        for name, each in rows.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", help="a folder of images")
+    parser.add_argument("--model-images", type=int, default=256, help="where the model is the bottleneck")
+    parser.add_argument("--detection-images", type=int, default=1024, help="where detection is")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        arm, bottleneck, images, limit, *rest = options.one
+        if arm == "pipeline":
+            print(json.dumps(pipeline(bottleneck, images, int(limit), rest[0], int(rest[1]))))
+        else:
+            arms = {"filled": filled, "model_alone": model_alone, "detection_alone": detection_alone}
+            print(json.dumps(arms[arm](bottleneck, images, int(limit))))
+        return
+    limits = {"model": options.model_images, "detection": options.detection_images}
+    measure(options.images, limits, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
