@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py --minutes 90
 
-analyze (with a worker process), read_attention, audit, prompt and compare, on drawn images that are new in every round,
-with the two models that ship with the package. After every round: resident memory (what was freed is given back
-first), live Python objects, open files, threads, child processes, hooks on the models, attention paths switched off,
-files left in the temporary folder.
+analyze (without and with a worker process), read_attention, audit, prompt and compare, on drawn images that are new in
+every round, with the two models that ship with the package. After every round: resident memory (what was freed is given
+back first), live Python objects, open files, threads, child processes, hooks on the models, attention paths switched
+off, files left in the temporary folder.
 
 Writes benchmarks/results/soak.json, round by round, whole each time.
 """
@@ -32,6 +32,7 @@ from siftlens.models.demo_shortcut import SHORTCUT_SIZE
 from siftlens.prompting import Bias, Mixture, TokenChoice
 
 IMAGES = 128  # of each round; fewer hold too few of a class for an audit
+ANALYSED = 48  # of these
 WARM_UP = 3  # rounds, in which libraries fill their caches
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -43,8 +44,10 @@ def play(models: dict[str, LoadedModel], number: int, place: Path) -> None:
     planted.split("heldout", IMAGES).write(folder / "planted")
     images = folder / "planted" / "images"
     studies = []
-    for name, model in models.items():
-        study = siftlens.analyze(model, images, limit=48, batch_size=16, seed=number, workers=1, out=folder / name)
+    for workers, (name, model) in enumerate(models.items()):
+        study = siftlens.analyze(
+            model, images, limit=ANALYSED, batch_size=16, seed=number, workers=workers, out=folder / name
+        )
         study.arrays.close()
         studies.append(folder / name)
     siftlens.compare(studies, out=folder / "compared")
@@ -55,7 +58,7 @@ def play(models: dict[str, LoadedModel], number: int, place: Path) -> None:
     found = siftlens.load_audit(folder / "audit")
     maps = Mixture(keypoints=1.0, cues=1.0, rows=(0,)) if len(found.cues) else Mixture(keypoints=1.0)
     policy = siftlens.Policy(bias=(Bias(2.0),), tokens=TokenChoice(0.8), maps=maps)
-    siftlens.try_prompt(shortcut, policy, images, audit=found, limit=48, out=folder / "prompted")
+    siftlens.try_prompt(shortcut, policy, images, audit=found, limit=ANALYSED, out=folder / "prompted")
     siftlens.load_prompted(folder / "prompted", shortcut)
 
 
