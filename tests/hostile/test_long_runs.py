@@ -23,9 +23,9 @@ def test_stopped_at_random_moments_an_analysis_goes_on_to_the_same_numbers():
     assert any(0 < stop["committed"] < 96 for stop in stops)  # not all before the first image or after the last
 
 
-def test_nothing_stays_behind():
+def test_nothing_stays_behind(tmp_path):
     code = "import json, soak; soak.IMAGES, soak.ANALYSED = 72, 12; print(json.dumps(soak.soak(0)))"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARKS)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARKS), "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     first, second = json.loads(done.stdout.splitlines()[-1])["rounds"]
