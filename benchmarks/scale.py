@@ -12,11 +12,14 @@ images made ready before; decoding and detection, one process per core, all at o
 import argparse
 import json
 import os
+import pickle
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +33,8 @@ import siftlens
 from siftlens.attention import find_layout
 from siftlens.core import TokenLayout
 from siftlens.data import open_images
+from siftlens.interrelation.accumulate import Accumulator
+from siftlens.interrelation.bootstrap import image_weights
 from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.parts import Reader
 from siftlens.interrelation.reference import z_map
@@ -41,6 +46,9 @@ from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_i
 MODELS = {"model": "timm/vit_small_patch16_224", "detection": "demo"}
 BATCH = 32
 CORES = os.cpu_count() or 1
+SUMS = 5  # times that sums are timed
+SLOWEST = "slowest stage alone"
+Rows = Mapping[str, list[dict[str, float]]]
 # (engine, workers): locally those that detect, on Ray those that run the model
 PIPELINES = {
     "model": {"local": ("local", 1), "ray, 1 worker": ("ray", 1), "ray, 2 workers": ("ray", 2)},
@@ -106,18 +114,51 @@ def prepared(
 def filled(bottleneck: str, images: str, limit: int) -> dict[str, float]:
     """The cache of keypoints, filled."""
     with KeypointCache() as cache:
-        return {"images": sum(1 for _ in prepared(load(bottleneck), images, limit, cache, CORES))}
+        done = sum(1 for _ in prepared(load(bottleneck), images, limit, cache, CORES))
+    return {"cache_bytes": cache.path.stat().st_size / done}
+
+
+def reader_of(model: LoadedModel, chunk: list[Prepared]) -> Reader:
+    """What runs the model, with these images as the reference pool."""
+    members = {image.content: image for image in chunk}
+    z = np.stack([z_map(image, "count") for image in members.values()])
+    identities = tuple(image.identity for image in members.values())
+    return Reader(model, layout_of(model), Settings(), Pool(z=z, contents=tuple(members), identities=identities))
+
+
+def costs(bottleneck: str, images: str, limit: int) -> dict[str, float]:
+    """What one image costs in bytes, and the process that adds everything up in seconds."""
+    tracemalloc.start()
+    source = open_images(images)
+    refs = tracemalloc.get_traced_memory()[0] / len(source)
+    tracemalloc.stop()
+    model = load(bottleneck)
+    chunk = [image for image in prepared(model, images, limit) if isinstance(image, Prepared)][:BATCH]
+    reader = reader_of(model, chunk)
+    part = reader(chunk)
+    assert part.record is not None
+    pool_weights = image_weights(reader.pool.contents, 0)
+    sums, begun = Accumulator.empty(part.record, reader.pool.size), time.perf_counter()
+    for _ in range(SUMS):
+        sums.add(part.record, image_weights([image["content"] for image in part.images], 0), pool_weights)
+        part.record.rows()
+    seconds = time.perf_counter() - begun
+    return {
+        "file_bytes": statistics.mean(ref.source.stat().st_size for ref in source if isinstance(ref.source, Path)),
+        "ref_bytes": refs,
+        "prepared_bytes": len(pickle.dumps(chunk, protocol=5)) / len(chunk),
+        "part_bytes": len(pickle.dumps(part, protocol=5)) / len(chunk),
+        "row_bytes": part.record.rows().nbytes / len(chunk),
+        "sums_bytes": sum(array.nbytes for array in sums.to_arrays().values()),
+        "sums_seconds": seconds / SUMS / len(chunk),
+    }
 
 
 def model_alone(bottleneck: str, images: str, limit: int) -> dict[str, float]:
     """The work of the process that runs the model, and the plain forward pass, on the same images."""
     model = load(bottleneck)
     chunk = [image for image in prepared(model, images, limit) if isinstance(image, Prepared)]
-    members = {image.content: image for image in chunk}
-    z = np.stack([z_map(image, "count") for image in members.values()])
-    identities = tuple(image.identity for image in members.values())
-    pool = Pool(z=z, contents=tuple(members), identities=identities)
-    reader = Reader(model, layout_of(model), Settings(), pool)
+    reader = reader_of(model, chunk)
     x = torch.randn(BATCH, 3, model.preprocessing.height, model.preprocessing.width)
     seconds = {"reading": 0.0, "plain": 0.0}
     batches = [chunk[start : start + BATCH] for start in range(0, len(chunk) - BATCH + 1, BATCH)]
@@ -166,37 +207,39 @@ def cores_alone(environment: Mapping[str, str], *arguments: object) -> dict[str,
 
 
 def measure(images: str, limits: Mapping[str, int], rounds: int) -> None:
+    """All arms; the result is written after each, for whoever stops it."""
     result: dict[str, Any] = {"cores": CORES}
     with tempfile.TemporaryDirectory() as cache:
         environment = {"SIFTLENS_CACHE": cache}
-        told(start(environment, "filled", "model", images, limits["model"]))
+        result["per_image"] = told(start(environment, "costs", "model", images, BATCH))
+        result["per_image"] |= told(start(environment, "filled", "model", images, limits["model"]))
         for bottleneck, arms in PIPELINES.items():
-            limit = limits[bottleneck]
-            rows: dict[str, list[dict[str, float]]] = {}
+            limit, rows = limits[bottleneck], defaultdict[str, list[dict[str, float]]](list)
+            result[bottleneck] = {"model": MODELS[bottleneck], "images": limit}
+
+            def note(name: str, row: dict[str, float], bottleneck: str = bottleneck, rows: Rows = rows) -> None:
+                rows[name].append(row)
+                result[bottleneck]["arms"] = summed(rows)
+                print(machine.save_result("scale", result), bottleneck, name, row, flush=True)
+
             for _ in range(rounds):
+                detection = cores_alone(environment, "detection_alone", bottleneck, images, min(limit, 8 * BATCH) // 2)
                 if bottleneck == "model":
-                    alone = told(start(environment, "model_alone", bottleneck, images, min(limit, 4 * BATCH)))
+                    note(SLOWEST, told(start(environment, "model_alone", bottleneck, images, min(limit, 4 * BATCH))))
+                    note("decoding and detection alone", detection)
                 else:
-                    alone = cores_alone(environment, "detection_alone", bottleneck, images, limit // 2)
-                rows.setdefault("slowest stage alone", []).append(alone)
+                    note(SLOWEST, detection)
                 for name, (engine, workers) in arms.items():
-                    row = told(start(environment, "pipeline", bottleneck, images, limit, engine, workers))
-                    rows.setdefault(name, []).append(row)
-            result[bottleneck] = {"model": MODELS[bottleneck], "images": limit, "arms": summed(rows)}
-            print(json.dumps(result[bottleneck], indent=1))
-            print(machine.save_result("scale", result))
+                    note(name, told(start(environment, "pipeline", bottleneck, images, limit, engine, workers)))
 
 
-def summed(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summed(rows: Rows) -> dict[str, Any]:
     """Medians over rounds, and each arm's speed over that of the slowest stage and of the local engine."""
     speed = {name: statistics.median(row["images_per_second"] for row in each) for name, each in rows.items()}
     return {
         name: {key: round(statistics.median(row[key] for row in each), 2) for key in each[0]}
-        | {
-            "of_slowest_stage": round(speed[name] / speed["slowest stage alone"], 3),
-            "of_local": round(speed[name] / speed["local"], 3),
-            "rounds": [round(row["images_per_second"], 2) for row in each],
-        }
+        | {f"of {other}": round(speed[name] / speed[other], 3) for other in (SLOWEST, "local") if other in speed}
+        | {"rounds": [round(row["images_per_second"], 2) for row in each]}
         for name, each in rows.items()
     }
 
@@ -214,7 +257,7 @@ def main() -> None:
         if arm == "pipeline":
             print(json.dumps(pipeline(bottleneck, images, int(limit), rest[0], int(rest[1]))))
         else:
-            arms = {"filled": filled, "model_alone": model_alone, "detection_alone": detection_alone}
+            arms = {"costs": costs, "filled": filled, "model_alone": model_alone, "detection_alone": detection_alone}
             print(json.dumps(arms[arm](bottleneck, images, int(limit))))
         return
     limits = {"model": options.model_images, "detection": options.detection_images}
