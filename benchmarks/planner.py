@@ -1,0 +1,119 @@
+"""What a million, a hundred million and ten billion images need, computed from what was measured of a few hundred.
+
+    python benchmarks/planner.py
+
+Reads `benchmarks/results/scale.json` and `memory.json`, and writes the tables and figures of `docs/scale.md`; measures
+nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import figures
+from scale import SLOWEST
+
+PAGE = figures.ROOT / "docs" / "scale.md"
+IMAGES = (10**6, 10**8, 10**10)
+DAY = 86400.0  # s
+GPU = 1000.0  # images/s of one GPU with the reading of its attention: assumed, for none was measured here
+STORED = 110e3  # bytes of one image file: assumed, that of ImageNet; the measured ones are thumbnails
+
+
+def rates(result: Mapping[str, Any]) -> dict[str, float]:
+    """Images per second: a core that decodes and detects, a core that runs the model, the process that sums."""
+    arms, cores = result["model"]["arms"], result["cores"]
+    return {
+        "detect": arms["decoding and detection alone"]["images_per_second"] / cores,
+        "model": arms[SLOWEST]["images_per_second"] / cores,
+        "sum": 1 / result["per_image"]["sums_seconds"],
+    }
+
+
+def amount(value: float, unit: str) -> str:
+    """With two digits, in the unit's thousands; days as they are."""
+    if unit == "B":
+        for prefix in ("", "k", "M", "G", "T", "P", "E"):
+            if value < 1000:
+                return f"{value:.3g} {prefix}B"
+            value /= 1000
+    return f"{float(f'{value:.2g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def plan(result: Mapping[str, Any]) -> str:
+    """Needs by number of images."""
+    each, rate = result["per_image"], rates(result)
+    rows: dict[str, Callable[[int], str]] = {
+        "decode and detect, core-days": lambda n: amount(n / rate["detect"] / DAY, ""),
+        "the model on CPU cores, core-days": lambda n: amount(n / rate["model"] / DAY, ""),
+        f"the model on GPUs of {GPU:.0f} images/s (assumed), GPU-days": lambda n: amount(n / GPU / DAY, ""),
+        "adding up, in one process, days": lambda n: amount(n / rate["sum"] / DAY, ""),
+        f"images read, at {STORED / 1e3:.0f} kB each (assumed)": lambda n: amount(n * STORED, "B"),
+        "between processes: images made ready": lambda n: amount(n * each["prepared_bytes"], "B"),
+        "between processes: to the one that adds up": lambda n: amount(n * each["part_bytes"], "B"),
+        "keypoint cache": lambda n: amount(n * each["cache_bytes"], "B"),
+        "statistics of every image, on disk": lambda n: amount(n * each["row_bytes"], "B"),
+        "the list of images, in memory": lambda n: amount(n * each["ref_bytes"], "B"),
+    }
+    lines = "".join(f"\n| {name} | {' | '.join(need(n) for n in IMAGES)} |" for name, need in rows.items())
+    head = f"| | {' | '.join(f'{n:,}' for n in IMAGES)} |\n|---|{'---:|' * len(IMAGES)}"
+    return f"{head}{lines}\n\n{figures.source(result)}"
+
+
+def bottleneck(result: Mapping[str, Any]) -> str:
+    """Where it moves as machines are added."""
+    each, rate, most = result["per_image"], rates(result), 10**10
+    bits = (each["prepared_bytes"] + each["part_bytes"]) * 8
+    one_in, cores, alike = 1 + rate["detect"] / rate["model"], GPU / rate["detect"], rate["sum"] / rate["model"]
+    years, listed, rows = most / rate["sum"] / DAY / 365, most * each["ref_bytes"], most * each["row_bytes"]
+    return "\n".join(
+        [
+            f"- **One machine without a GPU: the model.** A core runs {rate['model']:.1f} images/s of it, and decodes "
+            f"and detects {rate['detect']:.0f}: of {one_in:.0f} cores, one is enough to detect.",
+            f"- **A GPU: detection.** One of {GPU:.0f} images/s (assumed) needs {cores:.0f} cores that detect, or a "
+            f"warm cache; and {GPU * bits / 1e9:.1f} Gbit/s between machines where these are others.",
+            f"- **Many workers: adding up.** One process adds {rate['sum']:.0f} images/s, which is what {alike:.0f} "
+            f"cores make that run the model, or {rate['sum'] / GPU:.2g} such GPUs. More would wait for it.",
+            f"- **Ten billion: not one run.** Adding up alone would take {years:.2g} years, the list of images "
+            f"{amount(listed, 'B')} of memory, and the statistics of every image {amount(rows, 'B')} of disk.",
+        ]
+    )
+
+
+def engines(result: Mapping[str, Any]) -> str:
+    """The engines beside the slowest stage."""
+    parts = []
+    titles = {"model": "The model is the bottleneck", "detection": "Detection is the bottleneck"}
+    for name, title in titles.items():
+        load = result[name]
+        head = (
+            f"**{title}**: {load['model']}, {load['images']} images\n\n"
+            "| | images/s | of the slowest stage | of the local engine | before the first batch, s |\n"
+            "|---|---:|---:|---:|---:|"
+        )
+        for arm, row in load["arms"].items():
+            shares = [f"{row[f'of {other}']:.0%}" for other in (SLOWEST, "local")]
+            begun = f"{row['start_seconds']:.1f}" if "start_seconds" in row else ""
+            head += f"\n| {arm} | {row['images_per_second']:.1f} | {' | '.join(shares)} | {begun} |"
+        parts.append(head)
+    return "\n\n".join([*parts, figures.source(result)])
+
+
+def memory(result: Mapping[str, Any]) -> str:
+    """The curve, and what it says."""
+    minutes, first, last = result["seconds"] / 60, result["first_tenth_mb"], result["last_tenth_mb"]
+    return (
+        "![Resident memory against images done](images/memory.svg)\n\n"
+        f"{result['images']:,} images were reached in {minutes:.0f} minutes: resident memory was {first:.0f} MB (median) "
+        f"over the first tenth and {last:.0f} MB over the last, {result['peak_mb']:.0f} MB at most. "
+        f"{figures.source(result)}"
+    )
+
+
+def main() -> None:
+    scale = figures.load("scale")
+    parts = {"plan": plan(scale), "bottleneck": bottleneck(scale), "engines": engines(scale)}
+    figures.fill(PAGE, parts | {"memory": memory(figures.load("memory"))})
+
+
+if __name__ == "__main__":
+    main()
