@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from siftlens.core import InputError, PatchGrid
-from siftlens.data import Preprocessing, Unreadable, decode, open_images
+from siftlens.data import Preprocessing, Unreadable, decode, open_images, parquet
 from siftlens.patchmaps import PrepareSettings, prepare_images
 
 SIDE = 13
@@ -85,6 +85,25 @@ def test_worker_processes_read_it_too(tmp_path):
     settings = PrepareSettings(Preprocessing(SIDE, SIDE), PatchGrid(1, 1, SIDE, SIDE), rivals=False)
     found = prepare_images(open_images(f"file://{tmp_path}"), settings, workers=1, cache=None)
     assert [np.unique(image.pixels[..., 0]).tolist() for image in found] == [[0], [1], [2]]
+
+
+def test_a_file_that_is_gone_is_set_aside_but_a_place_that_does_not_answer_stops_the_run(bucket, monkeypatch):
+    system = fsspec.filesystem("memory")
+    (gone,) = open_images(f"{bucket}/photos/3.png")
+    system.rm("/bucket/photos/3.png")
+    with pytest.raises(Unreadable, match="3.png"):
+        decode(gone, Preprocessing(SIDE, SIDE))
+
+    def broken(*_, **__):
+        raise ConnectionResetError("reset by peer")
+
+    first, *_, row = [*open_images(f"{bucket}/photos"), *open_images(f"{bucket}/shards")]
+    parquet._images.cache_clear()  # of the tests before
+    monkeypatch.setattr(type(system), "cat_file", broken)
+    monkeypatch.setattr(type(system), "open", broken)
+    for ref in (first, row):
+        with pytest.raises(InputError, match="ConnectionResetError: reset by peer; check the network"):
+            decode(ref, Preprocessing(SIDE, SIDE))
 
 
 def test_what_is_not_there_is_told(bucket):

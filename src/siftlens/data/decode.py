@@ -13,6 +13,7 @@ from siftlens.core import InputError
 from siftlens.data.parquet import Row
 from siftlens.data.pixels import to_rgb
 from siftlens.data.preprocessing import Preprocessing
+from siftlens.data.remote import OutOfReachError
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, Item
 
@@ -37,7 +38,7 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
 
     Raises:
         Unreadable: the file is missing, damaged, empty, no image, or its size makes no sense.
-        InputError: not the file is missing, but the whole folder that the images lie in.
+        InputError: not the file is missing, but the whole folder that the images lie in; an address does not answer.
     """
     if isinstance(ref.source, Stored):
         try:
@@ -61,7 +62,7 @@ def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarr
             image = Image.open(file, formats=FORMATS)
             _check_size(*image.size)
             return preprocessing.apply(to_rgb(ImageOps.exif_transpose(image)))
-    except Unreadable:
+    except (Unreadable, OutOfReachError):
         raise
     except InputError as error:
         raise Unreadable(str(error)) from error

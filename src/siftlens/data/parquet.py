@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from siftlens.core import InputError
-from siftlens.data.remote import Remote
+from siftlens.data.remote import Remote, within_reach
 
 _LABELS = ("label", "labels", "class", "cls")
 
@@ -102,5 +103,9 @@ def _images(file: Path | Remote, column: str, group: int) -> Any:
     """The images of a group of rows, kept until another group is asked for: neighbours are asked for in turn."""
     import pyarrow.parquet as pq
 
-    with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
+    with (
+        within_reach(file) if isinstance(file, Remote) else nullcontext(),
+        file.open("rb") as opened,
+        pq.ParquetFile(opened) as parquet,
+    ):
         return parquet.read_row_group(group, [column])[column]

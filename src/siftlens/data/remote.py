@@ -11,6 +11,10 @@ from siftlens.core import InputError
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 
+class OutOfReachError(InputError):
+    """The place of the images does not answer: all of them would be set aside, one by one."""
+
+
 @dataclass(frozen=True)
 class Remote:
     """A file at an address. Opens as a `Path` does.
@@ -46,13 +50,33 @@ class Remote:
         """Some of its bytes, in one request.
 
         Raises:
-            OSError: they cannot be read.
+            OSError: it is gone, or not ours to read.
+            OutOfReachError: its place does not answer.
         """
-        system, path = _system(self.address)
-        return bytes(system.cat_file(path, start=start, end=start + size))
+        with within_reach(self):
+            system, path = _system(self.address)
+            return bytes(system.cat_file(path, start=start, end=start + size))
 
     def __str__(self) -> str:
         return self.address
+
+
+@contextmanager
+def within_reach(file: object) -> Iterator[None]:
+    """Tell a file that is gone from a place that does not answer.
+
+    Raises:
+        OutOfReachError: that.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # Each protocol has a family of its own.
+        told = " ".join(str(error).split())
+        raise OutOfReachError(
+            f"cannot read {file}: {type(error).__name__}: {told}; check the network and your credentials, and run again"
+        ) from error
 
 
 def is_address(images: object) -> bool:
