@@ -1,5 +1,7 @@
 """The engine of this machine: chunks in order, whatever the processes."""
 
+import sys
+
 import pytest
 
 from siftlens.core import InputError, PatchGrid
@@ -37,5 +39,16 @@ def test_an_engine_is_opened_by_its_name():
     with (
         pytest.raises(InputError, match="an address is that of a Ray cluster; add --engine ray"),
         open_engine("local", workers=1, address="auto"),
+    ):
+        pass
+
+
+def test_without_ray_the_line_that_installs_it_is_told(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray" or name.endswith(".on_ray")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not there
+    with (
+        pytest.raises(InputError, match=r"the Ray engine needs Ray: pip install 'siftlens\[scale\]'$"),
+        open_engine("ray", workers=1),
     ):
         pass

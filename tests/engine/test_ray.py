@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
 import siftlens
+from siftlens.cli.app import app
 from siftlens.core import InputError, ModelError, PatchGrid, SiftlensError
 from siftlens.data import Preprocessing, open_images
 from siftlens.engine import LocalEngine
@@ -263,6 +265,21 @@ def test_a_run_whose_driver_was_killed_goes_on_from_its_last_commit(folder, tmp_
     assert 6 <= begun < 26
     with study.arrays:
         assert_same(study, siftlens.analyze(model, folder, workers=0, **options))
+
+
+def test_the_command_prints_what_it_prints_without_ray(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(MODEL)
+    said = {}
+    for engine in ("local", "ray"):
+        command = ["analyze", "--model", "model.py:make", "--images", str(folder), "--out", "out", "--batch-size", "9"]
+        done = CliRunner().invoke(app, [*command, "--workers", "1", "--engine", engine])
+        assert done.exit_code == 0
+        assert done.stderr == ""
+        said[engine] = done.stdout
+        Path("out").rename(engine)
+    assert said["ray"] == said["local"]
+    assert "--engine ray" in Path("ray/index.html").read_text()
 
 
 def test_a_gpu_that_the_cluster_lacks_is_told():

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from siftlens.core import InputError
+from siftlens.engine.cluster import connected
 from siftlens.engine.local import LocalEngine
 from siftlens.engine.protocol import Engine
 
@@ -31,8 +32,7 @@ def open_engine(name: str, *, workers: int | None, address: str | None = None, g
             raise InputError("an address is that of a Ray cluster; add --engine ray (engine='ray')")
         yield LocalEngine(workers or 0)
         return
-    from siftlens.engine.cluster import connected  # not at import: Ray is an extra, and takes a while
-    from siftlens.engine.on_ray import RayEngine
-
     with connected(address):
+        from siftlens.engine.on_ray import RayEngine  # not at import: Ray is an extra, and takes a while
+
         yield RayEngine(workers, gpu=gpu)
