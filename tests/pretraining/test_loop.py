@@ -16,7 +16,7 @@ from safetensors.torch import load_file, safe_open
 from oracles.runs import SETTINGS, SIZE, STEPS, assert_same_weights, rows, run
 from siftlens.core import InputError, ModelError, SiftlensError, StudyError
 from siftlens.keypoints import SiftSettings
-from siftlens.pretraining import loop
+from siftlens.pretraining import loop, watch
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.choice import PartialDecoding
 from siftlens.pretraining.decoder import DecoderSettings
@@ -42,6 +42,16 @@ def test_a_run_leaves_an_encoder_logs_and_pictures(whole):
         assert picture.size == (3 * (SIZE + 4) + 4, 8 * (SIZE + 4) + 4)
     assert (result.images, result.aside) == (20, ())
     assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(("fewest", "share", "count"), [(7, 0.0, 7), (7, 1.0, 10), (7, 5.0, 15), (40, 1.0, 15)])
+def test_watching_costs_a_share_of_training(photos, tmp_path, monkeypatch, fewest, share, count):
+    counts = []
+    monkeypatch.setattr(watch, "watch_knn", lambda *given: counts.append(given[-1]))
+    for name, value in {"_FEWEST": fewest, "_SHARE": share, "_WATCHED": 15}.items():
+        monkeypatch.setattr(watch, name, value)
+    run(photos, tmp_path, replace(SETTINGS, epochs=2), pace=Pace(evaluations=4))
+    assert counts == [count] * 2  # of 20 images: 4 looks at 10 of them are as many as 2 epochs see
 
 
 def test_the_encoder_loads_into_timm_as_it_is(whole):

@@ -19,7 +19,8 @@ from siftlens.pretraining.neighbours import knn_predict, labels_of
 from siftlens.pretraining.patches import patchify, unpatchify
 from siftlens.pretraining.views import normalised
 
-_WATCHED = 2000  # images for k-NN, spread evenly
+_WATCHED, _FEWEST = 2000, 200  # images for k-NN, spread evenly
+_SHARE = 0.05  # images that all k-NN together look at, over those that are trained on
 _PICTURED = 8  # images in the picture of reconstructions
 _GAP = 4  # px between pictures
 _GREY = 0.5  # of a patch that is masked
@@ -66,7 +67,9 @@ class Watch:
         if epoch * wanted // epochs == (epoch - 1) * wanted // epochs:
             return
         self._model.eval()
-        self.knn = watch_knn(self._model, self._images, self._normalization)
+        affordable = int(_SHARE * epochs * len(self._images) / wanted)  # a look is as dear as a step per image
+        count = min(max(affordable, _FEWEST), _WATCHED, len(self._images))
+        self.knn = watch_knn(self._model, self._images, self._normalization, count)
         if self.knn is not None:
             self._log.add([(epoch * self._batches.steps_per_epoch, epoch, f"{self.knn:.4f}")])
         shown = torch.linspace(0, len(self._images) - 1, min(_PICTURED, len(self._images))).long()
@@ -76,12 +79,12 @@ class Watch:
 
 
 @torch.inference_mode()
-def watch_knn(model: MaskedAutoencoder, images: HeldImages, normalization: Normalization) -> float | None:
-    """Leave-one-out k-NN accuracy of the encoder's mean patch token, over at most 2000 of the images.
+def watch_knn(model: MaskedAutoencoder, images: HeldImages, normalization: Normalization, count: int) -> float | None:
+    """Leave-one-out k-NN accuracy of the encoder's mean patch token, over so many of the images.
 
     Classes are the images' first folders; None where there are not two.
     """
-    chosen = torch.linspace(0, len(images) - 1, min(_WATCHED, len(images))).long()
+    chosen = torch.linspace(0, len(images) - 1, count).long()
     labels, classes = labels_of(tuple(images.groups[n] for n in chosen.tolist()))
     if len(classes) < 2:
         return None
