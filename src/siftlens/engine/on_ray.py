@@ -29,7 +29,7 @@ _CHUNK = 32  # images of a task, where there is no work that says
 _AHEAD = 2  # chunks under way per process
 _RETRIES = 1  # by Ray where a process died; then the chunk is taken for the cause
 
-Found = list[tuple[Prepared | Quarantined, bool]]  # an image, and whether its keypoints are new
+Found = list[tuple[Prepared | Quarantined, bool]]  # an image, and whether its keypoints are to be remembered
 Fresh = list[tuple[str, Keypoints]]  # content and keypoints
 
 
@@ -167,18 +167,19 @@ def _prepare(refs: Sequence[ImageRef], settings: PrepareSettings, cache: Path | 
         refs: the images.
         settings: how.
         cache: of keypoints, which is read where this machine sees it.
-        alone: each image in a process of its own, so that one which kills it is known.
+        alone: in a process beside this one, so that an image which kills it is found and costs no other.
     """
     use_one_thread()
-    known = _opened(cache) if cache else None
     if alone:
-        return [(image, isinstance(image, Prepared)) for image in prepare_images(refs, settings, workers=1, cache=None)]
+        images = prepare_images(refs, settings, workers=1, cache=None)
+        return [(image, cache is not None) for image in images]
+    known = _opened(cache) if cache else None
     measure, found = settings.measure, []
     for ref in refs:
         image, fresh = prepare(ref, settings, known)
         if isinstance(image, Prepared) and not isinstance(measure, str):
             image = measured(image, settings.grid, measure)
-        found.append((image, fresh))
+        found.append((image, fresh and cache is not None))
     return found
 
 
