@@ -101,6 +101,21 @@ def test_cues_are_also_tried_one_by_one(leaning, audit, monkeypatch):
     assert tuned(leaning, both).maps.rows == (1,)
 
 
+def test_only_what_may_be_best_is_tried_on_all_images(leaning, audit, monkeypatch):
+    """The images against the cue bound what the worst group can reach."""
+    sizes, right = [], Validation.right
+
+    def counted(self, policy, maps):
+        sizes.append(len(self.groups))
+        return right(self, policy, maps)
+
+    monkeypatch.setattr(Validation, "right", counted)
+    tuned(leaning, audit)
+    few = min(sizes)
+    assert set(sizes) == {few, 300} and few < 100
+    assert sizes.count(300) < sizes.count(few) / 2
+
+
 def test_a_gain_that_costs_too_much_is_refused(leaning, audit, monkeypatch):
     """Each policy mends a third of what goes against the cue and spoils two thirds of the rest."""
 
@@ -138,7 +153,7 @@ def test_a_gain_that_may_be_chance_is_refused(leaning, audit, monkeypatch, mende
         return answers
 
     monkeypatch.setattr(Validation, "right", right)
-    monkeypatch.setattr(Validation, "by_group", lambda _self, answers: np.array([answers.mean()]))
+    monkeypatch.setattr(Validation, "by_group", lambda self, answers: np.array([answers[self.against].mean()]))
     assert (tuned(leaning, audit) != Policy.identity()) is believed
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from siftlens.attention import read_attention
 from siftlens.auditing import AuditResult
@@ -84,15 +84,20 @@ def tune_prompt(
     split = read_validation(loaded, audit, source, labels, batch_size)
     if not split.against.any():
         return Policy.identity()
-    search = _Search(split, audit, rows)
-    plain = search.tried(Policy.identity())
-    allowed = [
-        trial
-        for trial in search.everything()
-        if trial.average >= plain.average - max_loss and trial.worst > plain.worst
-    ]
-    best = max(allowed, key=lambda trial: (trial.worst, trial.average), default=plain)
+    plain = _tried(split, Policy.identity(), torch.zeros(split.cued.shape))
+    best = plain
+    # Bounds are exact: once one lies below the best policy's worst group, so does all that follows.
+    for bound, policy, maps in sorted(_Search(split, audit, rows).bounded(), key=lambda found: -found[0]):
+        if bound <= plain.worst or bound < best.worst:
+            break
+        trial = _tried(split, policy, maps)
+        allowed = trial.average >= plain.average - max_loss and trial.worst > plain.worst
+        if allowed and (trial.worst, trial.average) > (best.worst, best.average):
+            best = trial
     return best.policy if _clear_gain(plain.right[split.against], best.right[split.against]) else Policy.identity()
+
+
+_Bounded = tuple[float, Policy, Tensor]  # at most so much in the worst group, a policy, its maps
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,19 @@ class _Trial:
         return float(self.groups.mean())
 
 
+def _tried(split: Validation, policy: Policy, maps: Float[Tensor, "image patch"]) -> _Trial:
+    right = split.right(policy, maps)
+    return _Trial(policy, right, split.by_group(right))
+
+
 class _Search:
+    """The policies that are tried, each with what its worst group can reach at most.
+
+    That is the worst of the groups that go against the cues: few images, which are looked at first.
+    """
+
     def __init__(self, split: Validation, audit: AuditResult, rows: tuple[int, ...]):
-        self._split = split
+        self._split, self._few = split, split.only(split.against)
         self._cues = Mixture(cues=1.0, rows=rows)
         self._whole = Mixture(cues=1.0, keypoints=0.25, centre=0.25, rows=rows)
         self._alone = [Mixture(cues=1.0, rows=(row,)) for row in rows[:_ALONE] if len(rows) > 1]
@@ -126,28 +141,28 @@ class _Search:
             for mixture, patches in zip(self._alone, split.cues, strict=False)
         }
 
-    def tried(self, policy: Policy) -> _Trial:
-        right = self._split.right(policy, self._maps.get(policy.maps, self._maps[self._cues]))
-        return _Trial(policy, right, self._split.by_group(right))
-
-    def everything(self) -> Iterator[_Trial]:
-        """Each kind of policy, then the best two together."""
-        biases = [self.tried(Policy(bias=bias, maps=self._cues)) for bias in self._biases()]
-        biases += [self.tried(Policy(bias=(Bias(strength),), maps=self._whole)) for strength in _STRENGTHS]
+    def bounded(self) -> Iterator[_Bounded]:
+        """Each kind of policy, then the best bias with the best contrast."""
+        biases = [self._bound(Policy(bias=bias, maps=self._cues)) for bias in self._biases()]
+        biases += [self._bound(Policy(bias=(Bias(strength),), maps=self._whole)) for strength in _STRENGTHS]
         contrasts = [
-            self.tried(Policy(contrast=Contrast(strength, view), maps=maps))
+            self._bound(Policy(contrast=Contrast(strength, view), maps=maps))
             for strength, view, maps in itertools.product(_LAMBDAS, _VIEWS, (self._cues, self._whole))
         ]
         yield from biases
         yield from contrasts
         for keep in _KEEPS:
-            yield self.tried(Policy(pixels=PixelMask(keep, "mean"), maps=self._cues))
+            yield self._bound(Policy(pixels=PixelMask(keep, "mean"), maps=self._cues))
             for maps in (self._cues, self._whole):
-                yield self.tried(Policy(tokens=TokenChoice(keep), maps=maps))
-        bias, contrast = (max(kind, key=lambda trial: trial.worst).policy for kind in (biases, contrasts))
-        yield self.tried(replace(contrast, bias=bias.bias))
+                yield self._bound(Policy(tokens=TokenChoice(keep), maps=maps))
+        bias, contrast = (max(kind, key=lambda found: found[0])[1] for kind in (biases, contrasts))
+        yield self._bound(replace(contrast, bias=bias.bias))
         for strength, maps in itertools.product(_STRENGTHS, self._alone):
-            yield self.tried(Policy(bias=(Bias(strength),), maps=maps))
+            yield self._bound(Policy(bias=(Bias(strength),), maps=maps))
+
+    def _bound(self, policy: Policy) -> _Bounded:
+        maps = self._maps[policy.maps]
+        return _tried(self._few, policy, maps[torch.from_numpy(self._split.against)]).worst, policy, maps
 
     def _biases(self) -> Iterator[tuple[Bias, ...]]:
         depth = len(self._split.plan.heads)

@@ -66,6 +66,13 @@ class Validation:
                 answers.append(logits_of(self.model.module, x).argmax(dim=1).cpu())
         return np.asarray(torch.cat(answers).numpy() == self.logit)
 
+    def only(self, images: Bool[np.ndarray, " image"]) -> "Validation":
+        """Some of the images."""
+        pixels = [pixels for pixels, here in zip(self.pixels, images, strict=True) if here]
+        return replace(
+            self, pixels=pixels, logit=self.logit[images], cues=self.cues[:, images], groups=self.groups[images]
+        )
+
     def by_group(self, right: Bool[np.ndarray, " image"]) -> Float[np.ndarray, " group"]:
         """Accuracy of each group that has enough images."""
         large = np.flatnonzero(np.bincount(self.groups) >= FEW)
