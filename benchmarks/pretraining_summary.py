@@ -145,6 +145,18 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
     return told
 
 
+def every_run(runs: dict[tuple[str, int, int], Any]) -> str:
+    """What has finished, whole seeds or not."""
+    told = "| | epochs | seeds | linear probe, % | k-NN, % |\n|---|---:|---:|---:|---:|"
+    for arm, budget in sorted(
+        {(arm, budget) for arm, budget, _ in runs}, key=lambda key: (key[1], list(ARMS).index(key[0]))
+    ):
+        found = [run for (a, e, _), run in runs.items() if (a, e) == (arm, budget)]
+        means = (spread(np.array([run[metric]["report"] for run in found])) for metric in ("linear", "knn"))
+        told += f"\n| {arm if budget else 'untrained'} | {budget} | {len(found)} | {' | '.join(means)} |"
+    return told
+
+
 def finetuned_table() -> str:
     """Accuracy after fine-tuning, of the seeds that both the arm and random have."""
     runs, epochs = load("finetune"), BASE.epochs
@@ -217,6 +229,7 @@ def main() -> None:
     timed = machine.RESULTS / "pretraining-speed.json"
     speed = json.loads(timed.read_text())["study"] if timed.exists() else None
     parts = {
+        "pretraining-runs": every_run(runs),
         "pretraining-linear": f"{table(runs, speed, 'linear')}\n\n{resolution(runs, 'linear')}",
         "pretraining-knn": table(runs, speed, "knn"),
         "pretraining-curves": figure(runs),
