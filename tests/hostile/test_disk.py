@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 
 from hostile.corpus import picture
 from siftlens.cli.app import app
+from siftlens.core import InputError
 from siftlens.interrelation.main_pass import MainPass
 from siftlens.interrelation.spool import SPOOL
+from siftlens.patchmaps import Shrinking
+from siftlens.pretraining.images import hold
 
 decode = sys.modules["siftlens.data.decode"]  # the module; the package has a function of this name
 ANALYZE = ("analyze", "--model", "model.py:make", "--images", "photos", "--batch-size", "2", "--workers", "0")
@@ -86,6 +89,15 @@ def test_a_disk_that_fills_up_at_any_moment_leaves_the_last_state(place, siftlen
     assert grow("64m")
     assert siftlens_cli(*ANALYZE, "--resume", out="disk").code == 0
     assert_same_study(disk, place / "whole")
+
+
+def test_pixels_that_are_kept_in_a_file_need_their_room_before(photos, small_disk):
+    disk, grow = small_disk
+    squares = Shrinking(64, 64)
+    with pytest.raises(InputError, match=r"cannot write .*images\.npy: the disk is full; free some space"):
+        hold(photos, squares, spill=disk / "images.npy", in_file=True)  # mapped, it would end in SIGBUS
+    assert grow("1m")
+    assert len(hold(photos, squares, spill=disk / "images.npy", in_file=True)) == 12
 
 
 def test_a_limit_on_files_is_told_in_one_line(place, siftlens_cli, photos):

@@ -1,6 +1,6 @@
 """Images: where they come from, how they are decoded, and what a model sees of them."""
 
-from siftlens.data.atomic import UNFINISHED, atomic_path, disk_errors, write_page
+from siftlens.data.atomic import UNFINISHED, atomic_path, disk_errors, reserve, write_page
 from siftlens.data.decode import Unreadable, decode
 from siftlens.data.files import open_images
 from siftlens.data.pixels import as_pixels, content_hash
@@ -39,6 +39,7 @@ __all__ = [
     "open_images",
     "opened",
     "read_record",
+    "reserve",
     "write_page",
     "write_record",
 ]

@@ -73,6 +73,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def reserve(path: Path, size: int) -> None:
+    """Have a file's bytes set aside on the disk, where a failure in the middle of writing would be worse than an error.
+
+    Args:
+        path: an existing file; what it holds stays.
+        size: bytes.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 def write_page(path: Path, text: str) -> None:
     """Write text as UTF-8, whole or not at all; bytes of file names that are none are written out.
 

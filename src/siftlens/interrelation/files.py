@@ -1,6 +1,5 @@
 """Writing what grows with the number of images in pieces, so that memory does not grow with it."""
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
 
-from siftlens.data import atomic_path
+from siftlens.data import atomic_path, reserve
 from siftlens.interrelation.kept_rows import KeptRows
 from siftlens.interrelation.results import GalleryImage
 
@@ -32,7 +31,7 @@ def write_arrays(path: Path, arrays: xr.Dataset) -> None:
     per_image = sum(variable.nbytes for variable in grown.values()) // max(images, 1)
     block = max(1, _BLOCK_BYTES // max(per_image, 1))
     with atomic_path(path) as target:
-        _reserve(target, arrays.nbytes + _OVERHEAD)
+        reserve(target, arrays.nbytes + _OVERHEAD)  # HDF5 brings the process down where a write fails
         # xarray writes labels, attributes and the first block; the rest follows along the unlimited dimension.
         first = arrays.isel(image=slice(0, block)) if grown else arrays
         first.to_netcdf(target, engine="h5netcdf", unlimited_dims=["image"] if grown else [])
@@ -45,18 +44,6 @@ def write_arrays(path: Path, arrays: xr.Dataset) -> None:
                 for name, variable in grown.items():
                     part = variable.isel(image=slice(start, stop)).transpose("image", ...).to_numpy()
                     file.variables[str(name)][start:stop] = part
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Find out now whether there is room: HDF5 brings the process down where a write fails.
-
-    Raises:
-        OSError: there is none.
-    """
-    if hasattr(os, "posix_fallocate"):
-        with path.open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-            file.truncate(0)
 
 
 def write_images(path: Path, lines: Iterable[Mapping[str, Any]], schema: pa.Schema, *, group: int = 8192) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from siftlens.core import InputError
-from siftlens.data import Preprocessing, disk_errors, open_images
+from siftlens.data import Preprocessing, disk_errors, open_images, reserve
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, decode_images
 from siftlens.pretraining.detection import expect_some
@@ -73,6 +73,7 @@ def hold(
         with disk_errors(spill):
             spill.parent.mkdir(parents=True, exist_ok=True)
             array = np.lib.format.open_memmap(spill, "w+", np.uint8, shape)
+            reserve(spill, spill.stat().st_size)  # a mapped page for which there is no room kills the process
     identities: list[str] = []
     groups: list[str] = []
     contents: list[str] = []
