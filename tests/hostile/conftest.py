@@ -1,5 +1,6 @@
 """A place to work in, and commands whose every failure must be one line."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,7 @@ from typer.testing import CliRunner
 from siftlens.cli.app import app
 
 MODEL = """
-import time
 import torch
-from pathlib import Path
 from timm.models.vision_transformer import VisionTransformer
 
 class Model(VisionTransformer):
@@ -31,7 +30,7 @@ class Command:
     out: str
     err: str
 
-    def failed(self, pattern: str = "") -> str:
+    def failed(self, pattern: str) -> str:
         """Its one line, where it failed as it should."""
         assert self.code in (1, 2), (self.out, self.err)
         assert self.out == ""
@@ -39,10 +38,7 @@ class Command:
         assert len(lines) == 1, self.err
         assert lines[0].startswith("siftlens: error: ")
         assert lines[0].isprintable()
-        if pattern:
-            import re
-
-            assert re.search(pattern, lines[0]), lines[0]
+        assert re.search(pattern, lines[0]), lines[0]
         return lines[0]
 
 

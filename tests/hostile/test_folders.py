@@ -155,19 +155,21 @@ def test_a_policy_that_is_none_is_refused(place, siftlens_cli, given):
     siftlens_cli(*command, "--policy", given, out="out").failed("polic|strength must be a number")
 
 
-@pytest.mark.parametrize("name", ["state.json", "rows.f32", "images.jsonl", "state-1-0.npz"])
-@pytest.mark.parametrize("damage", [gone, cut, other, folder])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *[("state.json", damage) for damage in (cut, flipped, other, folder)],
+        *[("rows.f32", damage) for damage in (gone, cut, folder)],
+        *[("images.jsonl", damage) for damage in (gone, cut, other, folder)],
+        *[("state-1-0.npz", damage) for damage in (gone, cut, flipped, other, folder)],
+    ],
+)
 def test_a_damaged_interruption_is_refused(place, name, damage):
     spool = Spool(place / "out" / SPOOL, {})
     spool.append(np.ones((3, 5, 2, 7), np.float32), [{"identity": f"{number}.png"} for number in range(3)])
     spool.commit(3, {"": {"sum": np.arange(11.0)}})
     spool.close()
     damage(place / "out" / SPOOL / name)
-    if (name, damage) == ("state.json", gone):
-        Spool(place / "out" / SPOOL, {}).close()  # no commit, so nothing to go on from
-        return
-    if (name, damage) == ("rows.f32", other):
-        return  # longer, so what counts of it is there; its bytes are not checked
     with pytest.raises(siftlens.InputError, match=r"remove .* and run again|cannot write"):
         spool = Spool(place / "out" / SPOOL, {}, resume=True)
         try:
@@ -193,11 +195,9 @@ def pretraining(place):
     return (*command.split(), "--epochs", "1", "--batch-size", "4", "--device", "cpu")
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [gone, empty, cut, other, folder])  # one bit flipped is not noticed
 def test_a_damaged_file_of_keypoints_is_refused(place, siftlens_cli, pretraining, damage):
     damage(place / "kp.safetensors")
-    if damage is flipped:  # one position is another: no checksum guards this file
-        return
     siftlens_cli(*pretraining, out="out").failed("siftlens keypoints")
 
 
