@@ -68,7 +68,12 @@ def arms(summary: Summary) -> str:
 def heads(found: dict[str, Any]) -> str:
     """How statistics of heads go with what switching them off does."""
     rows = [
-        [name, str(row["runs"]), number(row["mean"]), f"[{number(row['low'])}, {number(row['high'])}]"]
+        [
+            name,
+            str(row["runs"]),
+            number(row["mean"]),
+            "" if row["low"] is None else f"[{number(row['low'])}, {number(row['high'])}]",
+        ]
         for name, row in found["correlations"].items()
     ]
     return table(["statistic", "models", "mean correlation over models", "95 %"], rows)
