@@ -67,19 +67,6 @@ def stops_table(result: Mapping[str, Any]) -> str:
     )
 
 
-def determinism_table(result: Mapping[str, Any]) -> str:
-    """Largest difference of any number, by model and change."""
-    found = result["largest_difference"]
-    changes = next(iter(found.values()))
-    head = f"| | {' | '.join(found)} |\n|---|{'---:|' * len(found)}\n"
-    lines = [f"| {what} | {' | '.join(_small(row[what]) for row in found.values())} |" for what in changes]
-    return head + "\n".join(lines) + f"\n\n{result['images']} images. {source(result)}"
-
-
-def _small(value: float) -> str:
-    return f"{value:.0e}" if value else "0"
-
-
 def soak_figure(result: Mapping[str, Any]) -> str:
     """Memory, round by round, and what stayed behind."""
     rounds, found = result["rounds"], result["after_warm_up"]
@@ -112,7 +99,7 @@ def soak_figure(result: Mapping[str, Any]) -> str:
     )
 
 
-PARTS = {"fuzz": fuzz_table, "stops": stops_table, "determinism": determinism_table, "soak": soak_figure}
+PARTS = {"fuzz": fuzz_table, "stops": stops_table, "soak": soak_figure}
 
 
 def main() -> None:
