@@ -8,7 +8,6 @@ tables of docs/pretraining-inside.md.
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def encoders(work: Path, epochs: int, seed: int) -> dict[str, Any]:
 def look(data: Path, found: dict[str, Any], limit: int, folder: Path) -> dict[str, Any]:
     """Per encoder and statistic, the mean effect over heads of each layer, and its difference from random masks."""
     for name, encoder in found.items():
-        siftlens.analyze(loaded(encoder), str(data), limit=limit, out=folder / name)
+        siftlens.analyze(loaded(encoder), str(data), limit=limit, workers=0, out=folder / name, resume=True)
         print(name, flush=True)
     first, *others = found
     comparison = siftlens.compare([folder / name for name in found])
@@ -90,8 +89,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=500, help="images")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = look(given.data, encoders(given.work, given.epochs, given.seed), given.limit, Path(folder))
+    folder = (
+        given.work / f"inside-e{given.epochs}-s{given.seed}-{given.limit}"
+    )  # from which an interrupted call goes on
+    found = look(given.data, encoders(given.work, given.epochs, given.seed), given.limit, folder)
     about = {"epochs": given.epochs, "seed": given.seed, "images": given.limit}
     machine.save_result("pretraining-inside", {**about, "encoders": found})
     figures.fill(PAGE, {"pretraining-inside": page(figures.load("pretraining-inside"))})
