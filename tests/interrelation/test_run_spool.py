@@ -157,10 +157,20 @@ def test_a_commit_of_another_format_is_refused(tmp_path):
         open_spool(tmp_path, resume=True)
 
 
-def test_damaged_sums_are_refused(tmp_path):
+def cut(whole):
+    return whole[:40]
+
+
+def compressed_by_another_method(whole):
+    place = whole.index(b"PK\1\2") + 10
+    return whole[:place] + b"\x63" + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, compressed_by_another_method])
+def test_damaged_sums_are_refused(tmp_path, damage):
     committed(tmp_path).close()
     sums = next((tmp_path / SPOOL).glob("state-*.npz"))
-    sums.write_bytes(sums.read_bytes()[:40])
+    sums.write_bytes(damage(sums.read_bytes()))
     spool = open_spool(tmp_path, resume=True)
     with pytest.raises(StudyError, match=r"state-1-\d\.npz cannot be read; remove"):
         spool.sums()

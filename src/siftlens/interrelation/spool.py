@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field, fields
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -182,7 +181,7 @@ class Spool:
             try:
                 with (self.folder / file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                     found[name] = dict(arrays)
-            except (OSError, ValueError, EOFError, BadZipFile) as error:
+            except Exception as error:  # what a damaged archive raises depends on where it is damaged
                 raise StudyError(f"{self.folder / file} cannot be read; remove {self.folder} and run again") from error
         return found
 
