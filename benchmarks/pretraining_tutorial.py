@@ -63,8 +63,8 @@ def told(result: dict[str, Any]) -> str:
     minutes = (train["seconds"] + trained["seconds"]) / 60
     return (
         f"On {result['train']} images of Imagenette and {result['val']} to be tested on, with "
-        f"{result['machine']['threads']} cores of a {result['machine']['processor']}, pre-training took "
-        f"{train['seconds']:.0f} s ({train['cpu_seconds']:.0f} s of processor time, {train['found']:.0f} images/s) and a "
+        f"{result['machine']['threads']} threads on an {result['machine']['processor']}, pre-training took "
+        f"{train['seconds']:.0f} s ({train['cpu_seconds']:.0f} s of a core, {train['found']:.0f} images/s) and a "
         f"probe {trained['seconds']:.0f} s ({trained['cpu_seconds']:.0f} s), together "
         f"{minutes:.1f} minutes. The linear probe of the trained encoder has {trained['found']:.1f} % of ten classes "
         f"right, that of the untrained one {untrained['found']:.1f} %. One seed, {result['date']}, torch "
