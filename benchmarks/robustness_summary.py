@@ -93,8 +93,8 @@ def soak_figure(result: Mapping[str, Any]) -> str:
         )
     )
     return (
-        f"{found['rounds']} rounds in {found['minutes']} minutes. After the warm-up memory changed by "
-        f"{memory['per_round']:+.2f} MB per round (a straight line through all of them).\n\n{picture}\n\n"
+        f"{found['rounds']} rounds in {found['minutes']} minutes. Memory changed by {memory['per_round']:+.2f} MB "
+        f"a round (a straight line, without the first three rounds where there are more than five).\n\n{picture}\n\n"
         f"| | first | last | highest |\n|---|---:|---:|---:|\n{rows}\n\n{source(result)}"
     )
 
