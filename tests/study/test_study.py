@@ -170,7 +170,9 @@ def test_a_file_that_was_cut_off_is_named(saved, tmp_path, name, share):
     path = copy(saved, tmp_path)
     whole = (path / name).read_bytes()
     (path / name).write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(StudyError, match=rf"{name.replace('.', '[.]')} is damaged or cut off[, ].*; copy it again, or run"):
+    with pytest.raises(
+        StudyError, match=rf"{name.replace('.', '[.]')} is damaged or cut off[, ].*; copy it again, or run"
+    ):
         siftlens.load_study(path)
 
 
