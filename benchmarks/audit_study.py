@@ -5,8 +5,8 @@ Usage: python benchmarks/audit_study.py --work /tmp/audit-study --seeds 12
 
 Every run is a cue, a correlation and a seed; its JSON lies in benchmarks/results/audit and is skipped when it is there,
 so that an interrupted study goes on by the same command. Each model sees the balanced split first, then the biased one;
-it is audited on held-out images with all vocabularies, with shuffled labels, and, where asked for, with each vocabulary
-alone. Without --cutouts and --scenes the composites are drawn.
+it is audited on held-out images, and once more with shuffled labels. Without --cutouts and --scenes the composites are
+drawn.
 
 For every cue that was tested, a run holds its rank, class, vocabulary, verdict, dependence and adjusted p, and against
 the truth about every patch of 200 images: AUROC (of a yes-no map: the mean of sensitivity and specificity), precision,
@@ -17,7 +17,6 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,10 @@ import numpy as np
 import torch
 
 import siftlens
-from planted_models import Recipe, group_accuracy, trained
+from planted_models import Recipe, add_options, chosen, group_accuracy, trained
 from siftlens.attention import find_layout
 from siftlens.auditing.tokens import TokenAccess
-from siftlens.auditing.vocabulary import KINDS
-from siftlens.data import CUES, DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
+from siftlens.data import CUES, Planted, PlantedImage, atomic_path
 
 RUNS = Path(__file__).parent / "results" / "audit"
 CORRELATIONS = (0.5, 0.7, 0.9, 0.95, 1.0)
@@ -39,24 +37,14 @@ PATCH = 0.5  # share of a patch that a mask must cover, for the patch to count a
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/audit-study"), help="folder for models")
-    parser.add_argument("--cutouts", type=Path, help="CLASS/images and CLASS/masks")
-    parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
+    add_options(parser)
     parser.add_argument("--cues", nargs="+", default=list(CUES), choices=CUES)
     parser.add_argument("--correlations", nargs="+", type=float, default=list(CORRELATIONS))
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--images", type=int, default=600, help="audited images")
     parser.add_argument("--size", type=int, default=64, help="px")
-    parser.add_argument("--balanced", type=int, default=Recipe.balanced, help="images of the first stage")
-    parser.add_argument("--biased", type=int, default=Recipe.biased, help="images of the second stage")
-    parser.add_argument("--width", type=int, default=Recipe.width)
-    parser.add_argument("--depth", type=int, default=Recipe.depth)
-    parser.add_argument("--alone", action="store_true", help="audit with each vocabulary alone, too")
     arguments = parser.parse_args()
-    material: Material = DrawnMaterial()
-    if arguments.cutouts:
-        material = FolderMaterial(arguments.cutouts, arguments.scenes)
-    recipe = Recipe(8, arguments.width, arguments.depth, arguments.balanced, arguments.biased)
+    material, recipe = chosen(arguments)
     # Seeds outermost: whenever it is stopped, every cue and correlation has about as many runs.
     for seed, cue, correlation in itertools.product(range(arguments.seeds), arguments.cues, arguments.correlations):
         planted = Planted(material, cue, correlation, size=arguments.size, seed=seed)
@@ -64,7 +52,7 @@ def main() -> None:
         if path.exists():
             continue
         start = time.perf_counter()
-        found = run(planted, recipe, arguments.images, arguments.work / "models", arguments.alone)
+        found = run(planted, recipe, arguments.images, arguments.work / "models")
         with atomic_path(path) as target:
             target.write_text(json.dumps(found) + "\n")
         first = found["audits"]["all"]["cues"][:1]
@@ -72,15 +60,12 @@ def main() -> None:
         print(path.stem, found["group_accuracy"], *told, f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
-def run(planted: Planted, recipe: Recipe, count: int, models: Path, alone: bool) -> dict[str, Any]:
-    """Train, audit in every way, and compare with the truth."""
+def run(planted: Planted, recipe: Recipe, count: int, models: Path) -> dict[str, Any]:
+    """Train, audit with true and with shuffled labels, and compare with the truth."""
     model = trained(planted, recipe, models)
     images = planted.split("heldout", count)[:]
     labels = [image.label for image in images]
     shuffled = np.random.default_rng(planted.seed).permutation(labels).tolist()
-    ways: dict[str, tuple[Sequence[str], list[int]]] = {"all": (KINDS, labels), "shuffled labels": (KINDS, shuffled)}
-    if alone:
-        ways |= {kind: ((kind,), labels) for kind in KINDS}
     return {
         "material": type(planted.material).__name__,
         "cue": planted.cue,
@@ -89,19 +74,16 @@ def run(planted: Planted, recipe: Recipe, count: int, models: Path, alone: bool)
         "recipe": vars(recipe) | {"size": planted.size},
         "group_accuracy": group_accuracy(model, planted, 400),
         "audits": {
-            name: audited(planted, model, images, way_labels, kinds) for name, (kinds, way_labels) in ways.items()
+            name: audited(planted, model, images, given)
+            for name, given in (("all", labels), ("shuffled labels", shuffled))
         },
     }
 
 
-def audited(
-    planted: Planted, model: torch.nn.Module, images: list[PlantedImage], labels: list[int], kinds: Sequence[str]
-) -> dict[str, Any]:
+def audited(planted: Planted, model: torch.nn.Module, images: list[PlantedImage], labels: list[int]) -> dict[str, Any]:
     """One audit, and how its cues compare with the truth."""
     start = time.perf_counter()
-    audit = siftlens.audit(
-        model, [image.pixels for image in images], labels, normalize="inception", vocabularies=kinds, seed=planted.seed
-    )
+    audit = siftlens.audit(model, [image.pixels for image in images], labels, normalize="inception", seed=planted.seed)
     seconds = time.perf_counter() - start
     words = words_of(audit, [image.pixels for image in images[:SCORED]], model)
     against = np.array([image.cue != image.label for image in images])

@@ -13,7 +13,6 @@ of five. Rows are added to benchmarks/results/audit-ways.json; a model that is i
 import argparse
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 
 from audit_study import PATCH, coverage, rounded
 from machine import RESULTS, save_result
-from planted_models import Recipe, trained
+from planted_models import add_options, chosen, trained
 from siftlens.attention import attention_maps
 from siftlens.auditing.candidates import find_candidates
 from siftlens.auditing.margins import margins
@@ -29,7 +28,7 @@ from siftlens.auditing.run import Run
 from siftlens.auditing.sample import enough
 from siftlens.auditing.settings import AuditSettings
 from siftlens.auditing.vocabulary import WORDS
-from siftlens.data import CUES, DrawnMaterial, FolderMaterial, Material, Planted, open_images
+from siftlens.data import CUES, Planted, open_images
 from siftlens.models.given import as_loaded
 
 NAME = "audit-ways"
@@ -40,18 +39,11 @@ BATCH = 50
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/audit-study"), help="folder for models")
-    parser.add_argument("--cutouts", type=Path, help="CLASS/images and CLASS/masks")
-    parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
+    add_options(parser)
     parser.add_argument("--cues", nargs="+", default=["glyph", "patch"], choices=CUES[:3])
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--balanced", type=int, default=Recipe.balanced)
-    parser.add_argument("--biased", type=int, default=Recipe.biased)
     arguments = parser.parse_args()
-    material: Material = DrawnMaterial()
-    if arguments.cutouts:
-        material = FolderMaterial(arguments.cutouts, arguments.scenes)
-    recipe = Recipe(balanced=arguments.balanced, biased=arguments.biased)
+    material, recipe = chosen(arguments)
     path = RESULTS / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for seed, cue in itertools.product(range(arguments.seeds), arguments.cues):

@@ -4,6 +4,7 @@ The balanced stage teaches the object, the biased one the shortcut: what comes o
 worth an audit.
 """
 
+import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from siftlens.data import Planted, PlantedImage, atomic_path
+from siftlens.data import DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
 
 BATCH = 64
 RATE = 2e-3
@@ -38,6 +39,21 @@ class Recipe:
     depth: int = 4
     balanced: int = 12288
     biased: int = 12288
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every study of these models asks for; `chosen` reads it."""
+    parser.add_argument("--work", type=Path, default=Path("/tmp/audit-study"), help="folder for models")
+    parser.add_argument("--cutouts", type=Path, help="CLASS/images and CLASS/masks; without, composites are drawn")
+    parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
+    parser.add_argument("--balanced", type=int, default=Recipe.balanced, help="images of the first stage")
+    parser.add_argument("--biased", type=int, default=Recipe.biased, help="images of the second stage")
+
+
+def chosen(options: argparse.Namespace) -> tuple[Material, Recipe]:
+    """The images and the recipe that were asked for."""
+    recipe = Recipe(balanced=options.balanced, biased=options.biased)
+    return FolderMaterial(options.cutouts, options.scenes) if options.cutouts else DrawnMaterial(), recipe
 
 
 def architecture(planted: Planted, recipe: Recipe) -> VisionTransformer:

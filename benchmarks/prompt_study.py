@@ -21,14 +21,13 @@ import argparse
 import itertools
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import siftlens
 from machine import RESULTS, save_result
-from planted_models import Recipe, trained
+from planted_models import Recipe, add_options, chosen, trained
 from prompt_arms import (
     FOVEAL,
     MARKED,
@@ -46,7 +45,7 @@ from prompt_arms import (
 )
 from prompt_summary import summarize
 from prompt_tables import tables
-from siftlens.data import DrawnMaterial, FolderMaterial, Material, Planted, PlantedImage, atomic_path
+from siftlens.data import Planted, PlantedImage, atomic_path
 from siftlens.prompting.maps import harmful_rows
 
 CUES = ("scene", "glyph", "patch")
@@ -56,9 +55,7 @@ CORRELATIONS = (0.5, 0.9, 0.95, 1.0)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("out/prompt-study"), help="folder for models")
-    parser.add_argument("--cutouts", type=Path, help="CLASS/images and CLASS/masks; without, composites are drawn")
-    parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
+    add_options(parser)
     parser.add_argument("--cues", nargs="+", default=list(CUES), choices=CUES)
     parser.add_argument("--correlations", nargs="+", type=float, default=list(CORRELATIONS))
     parser.add_argument("--seeds", type=int, default=6)
@@ -66,10 +63,6 @@ def main() -> None:
     parser.add_argument("--validated", type=int, default=600, help="images to tune on")
     parser.add_argument("--tested", type=int, default=400, help="images of the figures")
     parser.add_argument("--size", type=int, default=64, help="px")
-    parser.add_argument("--balanced", type=int, default=Recipe.balanced, help="images of the first stage")
-    parser.add_argument("--biased", type=int, default=Recipe.biased, help="images of the second stage")
-    parser.add_argument("--width", type=int, default=Recipe.width)
-    parser.add_argument("--depth", type=int, default=Recipe.depth)
     parser.add_argument(
         "--summary", action="store_true", help="only sum the finished runs up in results/prompting.json"
     )
@@ -79,10 +72,7 @@ def main() -> None:
         summary = summarize(found)
         print(tables(summary), save_result("prompting", summary), sep="\n\n")
         return
-    material: Material = DrawnMaterial()
-    if options.cutouts:
-        material = FolderMaterial(options.cutouts, options.scenes)
-    recipe = Recipe(8, options.width, options.depth, options.balanced, options.biased)
+    material, recipe = chosen(options)
     # Seeds outermost: whenever it is stopped, every cue and correlation has about as many runs.
     for seed, cue, correlation in itertools.product(range(options.seeds), options.cues, options.correlations):
         planted = Planted(material, cue, correlation, size=options.size, seed=seed)
