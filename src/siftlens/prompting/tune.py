@@ -52,8 +52,8 @@ def tune_prompt(
     the best bias with the best contrast; and a bias on each of the first three cues alone.
 
     `Policy.identity()` comes back where the audit found no harmful cue, where no group that goes against the cues has 8
-    images, where no policy keeps the average accuracy, or where the gain on the images that go against the cues is not
-    clear (sign test, p < 0.01).
+    images, or where no policy keeps the average accuracy with a gain on the images that go against the cues that is
+    clear (sign test of each policy, p < 0.01).
 
     Args:
         model: the audited classifier.
@@ -86,18 +86,17 @@ def tune_prompt(
         return Policy.identity()
     plain = _tried(split, Policy.identity(), torch.zeros(split.cued.shape))
     best = plain
-    # Bounds are exact: once one lies below the best policy's worst group, so does all that follows.
-    for bound, policy, maps in sorted(_Search(split, audit, rows).bounded(), key=lambda found: -found[0]):
-        if bound <= plain.worst or bound < best.worst:
+    # The few that go against the cues bound the worst group: once that lies below the best one, so does what follows.
+    for few, maps in sorted(_Search(split, audit, rows).on_few(), key=lambda found: -found[0].worst):
+        if few.worst <= plain.worst or few.worst < best.worst:
             break
-        trial = _tried(split, policy, maps)
+        if not _clear_gain(plain.right[split.against], few.right):
+            continue
+        trial = _tried(split, few.policy, maps)
         allowed = trial.average >= plain.average - max_loss and trial.worst > plain.worst
         if allowed and (trial.worst, trial.average) > (best.worst, best.average):
             best = trial
-    return best.policy if _clear_gain(plain.right[split.against], best.right[split.against]) else Policy.identity()
-
-
-_Bounded = tuple[float, Policy, Tensor]  # at most so much in the worst group, a policy, its maps
+    return best.policy
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,11 @@ def _tried(split: Validation, policy: Policy, maps: Float[Tensor, "image patch"]
     return _Trial(policy, right, split.by_group(right))
 
 
-class _Search:
-    """The policies that are tried, each with what its worst group can reach at most.
+_OnFew = tuple[_Trial, Tensor]  # a policy on the images that go against the cues, and its maps for all
 
-    That is the worst of the groups that go against the cues: few images, which are looked at first.
-    """
+
+class _Search:
+    """The policies that are tried, each on the images that go against the cues: they are few."""
 
     def __init__(self, split: Validation, audit: AuditResult, rows: tuple[int, ...]):
         self._split, self._few = split, split.only(split.against)
@@ -141,28 +140,28 @@ class _Search:
             for mixture, patches in zip(self._alone, split.cues, strict=False)
         }
 
-    def bounded(self) -> Iterator[_Bounded]:
+    def on_few(self) -> Iterator[_OnFew]:
         """Each kind of policy, then the best bias with the best contrast."""
-        biases = [self._bound(Policy(bias=bias, maps=self._cues)) for bias in self._biases()]
-        biases += [self._bound(Policy(bias=(Bias(strength),), maps=self._whole)) for strength in _STRENGTHS]
+        biases = [self._try(Policy(bias=bias, maps=self._cues)) for bias in self._biases()]
+        biases += [self._try(Policy(bias=(Bias(strength),), maps=self._whole)) for strength in _STRENGTHS]
         contrasts = [
-            self._bound(Policy(contrast=Contrast(strength, view), maps=maps))
+            self._try(Policy(contrast=Contrast(strength, view), maps=maps))
             for strength, view, maps in itertools.product(_LAMBDAS, _VIEWS, (self._cues, self._whole))
         ]
         yield from biases
         yield from contrasts
         for keep in _KEEPS:
-            yield self._bound(Policy(pixels=PixelMask(keep, "mean"), maps=self._cues))
+            yield self._try(Policy(pixels=PixelMask(keep, "mean"), maps=self._cues))
             for maps in (self._cues, self._whole):
-                yield self._bound(Policy(tokens=TokenChoice(keep), maps=maps))
-        bias, contrast = (max(kind, key=lambda found: found[0])[1] for kind in (biases, contrasts))
-        yield self._bound(replace(contrast, bias=bias.bias))
+                yield self._try(Policy(tokens=TokenChoice(keep), maps=maps))
+        bias, contrast = (max(kind, key=lambda found: found[0].worst)[0].policy for kind in (biases, contrasts))
+        yield self._try(replace(contrast, bias=bias.bias))
         for strength, maps in itertools.product(_STRENGTHS, self._alone):
-            yield self._bound(Policy(bias=(Bias(strength),), maps=maps))
+            yield self._try(Policy(bias=(Bias(strength),), maps=maps))
 
-    def _bound(self, policy: Policy) -> _Bounded:
+    def _try(self, policy: Policy) -> _OnFew:
         maps = self._maps[policy.maps]
-        return _tried(self._few, policy, maps[torch.from_numpy(self._split.against)]).worst, policy, maps
+        return _tried(self._few, policy, maps[torch.from_numpy(self._split.against)]), maps
 
     def _biases(self) -> Iterator[tuple[Bias, ...]]:
         depth = len(self._split.plan.heads)

@@ -21,7 +21,7 @@ from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 
 FEW = 8  # images of a group below which its accuracy says nothing
-_LARGE = 0.5  # of the largest possible risk, from which an image goes against the cues
+_LARGE = 0.6  # of the largest possible risk, from which an image goes against the cues: half takes in too many
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def speaks_against(
     """Whether the cues speak for another class than each image's own.
 
     Summed over the cues' dependence: those of other classes that an image carries, and those of its own that it lacks;
-    more than half of all there is counts.
+    more than 0.6 of all there is counts.
 
     Args:
         audit: whose cues.
