@@ -6,7 +6,7 @@ import torch
 
 from oracles.leaning import COLS, ROWS, SIDE, Leaning, pictures
 from siftlens.attention import find_layout
-from siftlens.auditing.causal import measure_cue
+from siftlens.auditing.causal import donors_of, measure_cue
 from siftlens.auditing.reader import Reader
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.data import open_images
@@ -15,20 +15,20 @@ from siftlens.models.given import as_loaded
 PICTURES = pictures(60)
 
 
-def measured(model, there=None, neutral=None):
-    source = open_images([picture.pixels for picture in PICTURES])
+def measured(model, there=None, neutral=None, images=PICTURES, donors=donors_of):
+    source = open_images([picture.pixels for picture in images])
     loaded = as_loaded(model.eval(), source, None, None)
     blank = torch.zeros(1, 3, ROWS * SIDE, COLS * SIDE)
     layout = find_layout(model, blank)
-    there = np.array([picture.cue_map.ravel() for picture in PICTURES]) if there is None else there
-    carries, mine = there.any(axis=1), np.array([picture.label == 1 for picture in PICTURES])
+    there = np.array([picture.cue_map.ravel() for picture in images]) if there is None else there
+    carries, mine = there.any(axis=1), np.array([picture.label == 1 for picture in images])
     return measure_cue(
         Reader(loaded, tuple(source), 16),
         TokenAccess(model, layout, blank),
         layout.grid,
         there,
         ~there if neutral is None else neutral,
-        *(np.flatnonzero(part) for part in (mine & carries, ~carries, ~mine & ~carries)),
+        *(np.flatnonzero(part) for part in (mine & carries, donors(~carries, mine), ~mine & ~carries)),
         logit=1,
         most=256,
         seed=0,
@@ -73,6 +73,26 @@ def test_a_cue_that_fills_the_image_leaves_no_room():
     effects = measured(Leaning(), there=np.ones((60, ROWS * COLS), bool))
     assert len(effects.images) == len(effects.transplant) == 0
     assert effects.passes == 0
+
+
+def test_what_other_classes_show_is_no_effect_of_the_cue():
+    """A mark at the middle, where objects stand: donors of any class would bring the other class's object."""
+    many, mark = pictures(240), np.zeros((ROWS, COLS), bool)
+    mark[1:4, 2:5] = True
+    marked = np.array([picture.label == 1 and place % 4 == 1 for place, picture in enumerate(many)])
+    there, model = marked[:, None] & mark.ravel(), Leaning(on_object=4, on_cue=0)
+    of_class, of_any = (
+        measured(model, there, images=many, donors=donors).swap.mean()
+        for donors in (donors_of, lambda lacking, _: lacking)
+    )
+    assert of_any > 4 and abs(of_class) < of_any / 2
+
+
+def test_donors_of_any_class_where_the_class_has_hardly_any():
+    mine = np.arange(40) < 20
+    few, many = (mine & (np.arange(40) >= 20 - count) for count in (7, 8))
+    assert np.array_equal(donors_of(few | ~mine, mine), few | ~mine)
+    assert np.array_equal(donors_of(many | ~mine, mine), many)
 
 
 def test_of_a_large_cue_the_rest_does_not_stand_in():

@@ -7,7 +7,8 @@ neutral ones. Neutral are those whose words do not go with the class, for others
 nothing would matter; where there are none, any others. The rest of the cue goes with both: of a scene, what is left
 would stand in for the blob.
 swap: the cue is replaced by what an image without the cue has at the same places, or by what one of the class with the
-cue has there, which is cue again.
+cue has there, which is cue again. The image without is of the class, too, unless hardly any is: one of another class
+brings its object along, and what that does would be taken for the cue's.
 transplant: a blob of the cue, or of as many neutral patches of the same donor, is put into an image of another class.
 """
 
@@ -27,6 +28,7 @@ from siftlens.interrelation.randomness import stream
 
 MOST = 256  # images on which a cue is tested, at most
 COST = 8  # forward passes for each of them, at most
+_DONORS = 8  # images of the class without the cue, from which on no others are donors
 _CONTROLS = 2  # for each operator
 _PARTNERS = 16  # images that a partner is chosen among
 _STEPS = 16  # sequences are cut to so many lengths, so that images share a batch
@@ -76,7 +78,7 @@ def measure_cue(
         there: where the cue is, in every image of the sample.
         neutral: patches that may stand for it in a control.
         carrying: images of the class that carry the cue.
-        donors: images that do not carry it.
+        donors: images that do not carry it, of `donors_of`.
         receiving: images of other classes that do not carry it.
         logit: index of the class among the model's logits.
         most: images that it may be tested on, and half as many that it may be put into.
@@ -99,6 +101,17 @@ def measure_cue(
         here = slice(start, start + reader.batch_size)
         transplant[here] = tests.transplanted(receiving[here], sources[here])
     return Effects(images, removal, swap, receiving, transplant, tests.passes)
+
+
+def donors_of(lacking: Bool[np.ndarray, " image"], mine: Bool[np.ndarray, " image"]) -> Bool[np.ndarray, " image"]:
+    """Images that a cue is swapped against.
+
+    Args:
+        lacking: images that may be asked and do not carry the cue.
+        mine: images of the cue's class.
+    """
+    of_class = lacking & mine
+    return of_class if of_class.sum() >= _DONORS else lacking
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from siftlens.attention import find_layout
 from siftlens.auditing.candidates import Candidate, find_candidates
-from siftlens.auditing.causal import COST, MOST, Effects, measure_cue
+from siftlens.auditing.causal import COST, MOST, Effects, donors_of, measure_cue
 from siftlens.auditing.classifier import match_logits, with_probe
 from siftlens.auditing.gallery import take_gallery
 from siftlens.auditing.inference import association_p, effects_p
@@ -247,8 +247,9 @@ class Run:
         carries, mine = self._carries(candidate, there), sample.labels == candidate.label
         random = stream(self.settings.seed, "order", f"{candidate.label} {candidate.kind} {candidate.words}")
         order = random.permutation(len(carries))
+        lacking = confirm & ~carries
         carrying, donors, receiving = (
-            order[part[order]] for part in (confirm & mine & carries, confirm & ~carries, confirm & ~mine & ~carries)
+            order[part[order]] for part in (confirm & mine & carries, donors_of(lacking, mine), lacking & ~mine)
         )
         self.progress("cues", number, total)
         left = BUDGET * len(sample.refs) - self.passes
