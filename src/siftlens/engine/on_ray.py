@@ -98,7 +98,10 @@ class RayEngine:
 
             def each(items: Iterable[Item]) -> Iterator[Done]:
                 return _in_order(
-                    iter(items), _AHEAD * self._workers, lambda item, _: actors.submit(item), lambda _: "a step"
+                    iter(items),
+                    _AHEAD * self._workers,
+                    lambda item, _: actors.submit(item),
+                    lambda _: "a piece of work",
                 )
 
             yield each

@@ -70,6 +70,6 @@ class Engine(Protocol):
             work: what to do with an item; each process has its own copy, which no item may change.
 
         Returns:
-            What works on items, as often as it is called, and hands on what came of each.
+            What works on items, as often as it is called, and hands on what came of each, in the order of the items.
         """
         ...
