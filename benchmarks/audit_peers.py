@@ -22,6 +22,7 @@ import io
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def clusters(model: torch.nn.Module, pixels: list[np.ndarray], labels: np.ndarra
         as_loaded(model, source, "inception", None), source, labels.tolist(), AuditSettings(seed=seed), lambda *_: None
     )
     run.sample.discover[:] = True  # attributions are computed for the discover half alone
-    maps = run._see(run._vocabulary()).attribution
+    maps = run.see(run.vocabulary(), partial(map, run.bench)).attribution
     found = np.zeros(len(labels), int)
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)

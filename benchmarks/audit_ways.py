@@ -13,6 +13,7 @@ of five. Rows are added to benchmarks/results/audit-ways.json; a model that is i
 import argparse
 import itertools
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def compared(planted: Planted, model: torch.nn.Module) -> list[dict[str, Any]]:
     source = open_images([image.pixels for image in images])
     settings = AuditSettings(seed=planted.seed)
     run = Run(as_loaded(model, source, "inception", None), source, labels.tolist(), settings, lambda *_: None)
-    seen, half = run._see(run._vocabulary()), run.sample.discover
+    seen, half = run.see(run.vocabulary(), partial(map, run.bench)), run.sample.discover
     random = np.random.default_rng(planted.seed)
     words = seen.words | {"random": random.integers(0, WORDS, seen.attribution.shape).astype(np.int16)}
     x = torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -73,7 +74,7 @@ def compared(planted: Planted, model: torch.nn.Module) -> list[dict[str, Any]]:
         "rollout": rollout(run, x),
         "none": np.ones_like(seen.attribution) + 1e-3 * random.random(seen.attribution.shape),
     }
-    grid = run.layout.grid
+    grid = run.bench.layout.grid
     cover = np.stack([coverage(image.cue_map, (grid.rows, grid.cols)).ravel() >= PATCH for image in images])
     rows = []
     for kind, (use, attribution) in itertools.product(words, uses.items()):
@@ -108,10 +109,10 @@ def gradient(run: Run, x: torch.Tensor, labels: np.ndarray) -> np.ndarray:
             return held[0]
 
         classes = torch.from_numpy(run.logit[labels[start : start + BATCH]])
-        with torch.enable_grad(), run.access.changed(keep):
+        with torch.enable_grad(), run.bench.access.changed(keep):
             total = margins(run.model.module(x[start : start + BATCH]), classes).sum()
             (slope,) = torch.autograd.grad(total, held[0])
-        parts.append((slope * held[0].detach()).sum(dim=2)[:, run.layout.prefix :].numpy())
+        parts.append((slope * held[0].detach()).sum(dim=2)[:, run.bench.layout.prefix :].numpy())
     return np.concatenate(parts)
 
 
@@ -124,7 +125,7 @@ def rollout(run: Run, x: torch.Tensor) -> np.ndarray:
         flow = torch.eye(next(iter(maps.values())).shape[-1])
         for layer in sorted(maps):
             flow = (maps[layer].mean(dim=1) + torch.eye(flow.shape[-1])) / 2 @ flow
-        parts.append(flow[:, 0, run.layout.prefix :].numpy())
+        parts.append(flow[:, 0, run.bench.layout.prefix :].numpy())
     return np.concatenate(parts)
 
 

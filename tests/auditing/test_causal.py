@@ -6,6 +6,7 @@ import torch
 
 from oracles.leaning import COLS, ROWS, SIDE, Leaning, pictures
 from siftlens.attention import find_layout
+from siftlens.auditing.bench import Bench
 from siftlens.auditing.causal import donors_of, measure_cue
 from siftlens.auditing.reader import Reader
 from siftlens.auditing.tokens import TokenAccess
@@ -23,9 +24,7 @@ def measured(model, there=None, neutral=None, images=PICTURES, donors=donors_of)
     there = np.array([picture.cue_map.ravel() for picture in images]) if there is None else there
     carries, mine = there.any(axis=1), np.array([picture.label == 1 for picture in images])
     return measure_cue(
-        Reader(loaded, tuple(source), 16),
-        TokenAccess(model, layout, blank),
-        layout.grid,
+        Bench(Reader(loaded, tuple(source), 16), layout, TokenAccess(model, layout, blank), 0),
         there,
         ~there if neutral is None else neutral,
         *(np.flatnonzero(part) for part in (mine & carries, donors(~carries, mine), ~mine & ~carries)),
@@ -114,9 +113,12 @@ def test_of_a_large_cue_the_rest_does_not_stand_in():
     layout = find_layout(model, blank)
     everything = np.arange(len(pixels))
     effects = measure_cue(
-        Reader(as_loaded(model, source, None, None), tuple(source), 16),
-        TokenAccess(model, layout, blank),
-        layout.grid,
+        Bench(
+            Reader(as_loaded(model, source, None, None), tuple(source), 16),
+            layout,
+            TokenAccess(model, layout, blank),
+            0,
+        ),
         there,
         ~there,
         everything,

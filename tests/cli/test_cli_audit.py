@@ -66,6 +66,8 @@ def test_an_audit_with_masks_names_the_shortcut(place):
         (["--images", "images/green"], "120 of 120 images have no label: they lie in no folder"),
         (["--images", "images", "--masks", "nowhere"], "masks must be a folder, there is none at nowhere"),
         (["--images", "images", "--masks", "images/green"], "expected a mask for (green|indigo)/.*, found none"),
+        (["--images", "images", "--workers", "2"], "an audit on this machine runs in one process; .* --engine ray"),
+        (["--images", "images", "--address", "auto"], "an address is that of a Ray cluster; add --engine ray"),
         (["--images", "images", "--limit", "20"], "expected a class with at least 32 different images"),
     ],
 )

@@ -1,4 +1,5 @@
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,32 @@ def test_a_bad_image_is_named_by_its_place():
     bad = [*IMAGES[:3], IMAGES[3] / 255 * 4 - 2]
     with pytest.raises(InputError, match=r"image 3: expected float pixels in \[0, 1\]"):
         list(open_images(bad))
+
+
+class Reads:
+    """A collection that makes an image when it is asked for."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        type(self).asked += 1
+        return IMAGES[index]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.stack, lambda images: torch.from_numpy(np.stack(images))])
+def test_an_image_of_many_in_memory_is_pickled_alone(kind):
+    ref = list(open_images(kind(IMAGES)))[3]
+    packed = pickle.dumps(ref)
+    assert len(packed) < 2 * IMAGES[3].nbytes
+    assert np.array_equal(pickle.loads(packed).fetched().source, IMAGES[3])
+
+
+def test_a_collection_that_makes_its_images_is_pickled_instead_of_them():
+    ref = list(open_images(Reads()))[3]
+    asked = Reads.asked
+    packed = pickle.dumps(ref)
+    assert (Reads.asked, len(packed) < IMAGES[3].nbytes) == (asked, True)
+    assert np.array_equal(pickle.loads(packed).fetched().source, IMAGES[3])

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,9 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from PIL import Image
 from typer.testing import CliRunner
 
 import siftlens
+from oracles import leaning
 from siftlens.cli.app import app
 from siftlens.core import InputError, ModelError, PatchGrid, SiftlensError
 from siftlens.data import Preprocessing, open_images
@@ -42,8 +46,9 @@ def whole(image):
 def cluster():
     """One for the whole file: starting it takes seconds. What the tests open uses it, and leaves it as it is."""
     with connected(None):
-        for pickler in ("cloudpickle", "ray.cloudpickle"):  # processes that start others have not the path of this file
-            importlib.import_module(pickler).register_pickle_by_value(sys.modules[__name__])
+        for pickler in ("cloudpickle", "ray.cloudpickle"):  # processes that start others have not this file's path
+            for module in (sys.modules[__name__], leaning):
+                importlib.import_module(pickler).register_pickle_by_value(module)
         yield
 
 
@@ -139,6 +144,84 @@ def test_a_study_counts_no_image_twice_when_a_worker_is_killed(alone, model, fol
     assert flag.exists()
     assert_same(killed, study)
     assert_same(killed, alone)
+
+
+PICTURES = leaning.pictures(80)
+LABELS = [leaning.CLASSES[picture.label] for picture in PICTURES]
+PIXELS = [picture.pixels for picture in PICTURES]
+
+
+def audited(images, model=None, **settings):
+    model = model or leaning.Leaning(on_object=1, on_cue=2)
+    given = {"normalize": None, "size": model.size, "vocabularies": ("colour",), "batch_size": 17}
+    return siftlens.audit(model.eval(), images, **given | settings)
+
+
+def assert_same_audit(audit, expected):
+    for name in ("cues", "images", "properties", "shown"):
+        assert len(getattr(expected, name))
+        pd.testing.assert_frame_equal(getattr(audit, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+    pd.testing.assert_frame_equal(audit.pictures, expected.pictures)
+    for name in audit.info.keys() - {"settings", "started", "seconds"}:
+        assert audit.info[name] == expected.info[name]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Images in files with all that is known of them, and the audit that one process makes."""
+    folder = tmp_path_factory.mktemp("planted")
+    for number, (picture, label) in enumerate(zip(PICTURES, LABELS, strict=True)):
+        whole = picture.object_map.repeat(leaning.SIDE, 0).repeat(leaning.SIDE, 1)
+        for kind, pixels in (("images", picture.pixels), ("masks", whole * np.uint8(255))):
+            path = folder / kind / label / f"{number:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    settings = {"images": folder / "images", "masks": folder / "masks", "environment": folder / "images"}
+    settings |= {"probe": True, "vocabularies": ("colour", "token")}
+    return settings, audited(**settings)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_audit_is_that_of_one_process(planted, workers):
+    settings, expected = planted
+    seen = []
+    audit = audited(**settings, engine="ray", workers=workers, progress=lambda *at: seen.append(at))
+    assert_same_audit(audit, expected)
+    assert audit.info["settings"]["engine"] == "ray"
+    cues = len(audit.cues)
+    assert seen == [("images", min(17 * i, 80), 80) for i in range(1, 6)] + [("cues", i, cues) for i in range(cues + 1)]
+
+
+@pytest.fixture(scope="module")
+def in_memory():
+    """The audit of images in memory that one process makes."""
+    return audited(PIXELS, labels=LABELS)
+
+
+@pytest.mark.parametrize("stage", ["images", "cues"])
+def test_an_audit_counts_nothing_twice_when_a_worker_is_killed(in_memory, stage, tmp_path):
+    begun, flag, here = tmp_path / "begun", tmp_path / "killed", os.getpid()
+    model = leaning.Leaning(on_object=1, on_cue=2)
+    model.register_forward_pre_hook(lambda *_: Once(flag)() if begun.exists() and os.getpid() != here else None)
+    audit = audited(
+        PIXELS,
+        model,
+        labels=LABELS,
+        engine="ray",
+        workers=2,
+        progress=lambda at, *_: begun.touch() if at == stage else None,
+    )
+    assert flag.exists()
+    assert_same_audit(audit, in_memory)
+
+
+def test_what_cannot_be_copied_to_other_processes_is_told():
+    work = partial(print, threading.Lock())
+    with (
+        pytest.raises(InputError, match="cannot be copied to other processes .cannot pickle '_thread.lock'"),
+        on_ray(1).hire(work),
+    ):
+        pass
 
 
 def test_an_image_that_kills_its_process_is_set_aside_alone_with_the_reason_of_one_machine(folder):

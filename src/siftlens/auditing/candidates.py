@@ -48,6 +48,10 @@ class Candidate:
         """Where the cue is, given the words of its kind."""
         return np.isin(words, self.words)
 
+    def carried(self, there: Bool[np.ndarray, "image patch"]) -> Bool[np.ndarray, " image"]:
+        """Which images carry it, given where it is."""
+        return np.asarray(there.mean(axis=1) >= self.threshold)
+
     def neutral(self, words: Int[np.ndarray, "*images patch"]) -> Bool[np.ndarray, "*images patch"]:
         """Patches that may stand for it in a control."""
         return ~np.isin(words, self.associated)

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from siftlens.auditing.bench import Bench
 from siftlens.auditing.margins import logits_of, margins
 from siftlens.auditing.reader import Reader
 from siftlens.auditing.tokens import TokenAccess
@@ -57,9 +58,7 @@ class Effects:
 
 
 def measure_cue(
-    reader: Reader,
-    access: TokenAccess,
-    grid: PatchGrid,
+    bench: Bench,
     there: Bool[np.ndarray, "image patch"],
     neutral: Bool[np.ndarray, "image patch"],
     carrying: Int[np.ndarray, " carrier"],
@@ -72,9 +71,7 @@ def measure_cue(
     """Measure what a cue does.
 
     Args:
-        reader: of the images.
-        access: to the model's tokens.
-        grid: the patches.
+        bench: with the images and the model.
         there: where the cue is, in every image of the sample.
         neutral: patches that may stand for it in a control.
         carrying: images of the class that carry the cue.
@@ -84,7 +81,8 @@ def measure_cue(
         most: images that it may be tested on, and half as many that it may be put into.
         seed: of the blobs and donors.
     """
-    tests = _Tests(reader, access, grid, there, neutral, logit, seed)
+    reader = bench.reader
+    tests = _Tests(reader, bench.access, bench.layout.grid, there, neutral, logit, seed)
     images = carrying[[tests.cut(image) is not None for image in carrying.tolist()]][:most]
     removal = np.zeros(len(images))
     for part in tests.parts(images):

@@ -1,18 +1,17 @@
 """Knowledge from outside that can confirm a cue as spurious: masks of the objects, or a second environment."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
+from siftlens.auditing.bench import Bench
 from siftlens.auditing.candidates import Candidate
-from siftlens.auditing.margins import logits_of
-from siftlens.auditing.reader import Reader
-from siftlens.auditing.tokens import TokenAccess
 from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.core import InputError, PatchGrid
-from siftlens.data import decode, open_images
+from siftlens.data import Preprocessing, decode, open_images
 from siftlens.data.sources import ImageRef
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -21,36 +20,31 @@ _MASKED = 64  # images that are looked at
 
 def off_object(
     masks: Path | None,
-    reader: Reader,
+    bench: Bench,
     images: Int[np.ndarray, " carrier"],
     there: Bool[np.ndarray, "image patch"],
-    grid: PatchGrid,
 ) -> float | None:
     """Share of a cue's area that lies outside the objects; None without masks, or where no image has the cue.
 
     Args:
         masks: folder of masks, white on the object, each named as its image is but for the ending.
-        reader: of the images.
+        bench: with the images.
         images: those that carry the cue.
         there: where the cue is, in every image of the sample.
-        grid: the patches.
 
     Raises:
         InputError: a mask is missing, or of another size than its image.
     """
     if masks is None or not len(images):
         return None
-    outside = [
-        1 - _object_share(masks, reader, reader.refs[image], grid)[there[image]].mean() for image in images[:_MASKED]
-    ]
+    refs, size, grid = bench.reader.refs, bench.reader.model.preprocessing, bench.layout.grid
+    outside = [1 - _object_share(masks, refs[i], size, grid)[there[i]].mean() for i in images[:_MASKED]]
     return float(np.mean(outside))
 
 
 def lift_elsewhere(
     environment: Path | None,
-    reader: Reader,
-    access: TokenAccess,
-    layer: int,
+    bench: Bench,
     vocabulary: Vocabulary,
     candidate: Candidate,
     names: tuple[str, ...],
@@ -63,12 +57,10 @@ def lift_elsewhere(
     if environment is None:
         return None
     refs = list(open_images(environment))
-    elsewhere = Reader(reader.model, refs, reader.batch_size)
+    elsewhere = replace(bench.reader, refs=refs)
     shares = []
     for batch in elsewhere.batches(np.arange(len(refs))):
-        with access.read(layer) as read:
-            logits_of(reader.model.module, batch.x)
-        words = vocabulary.words(batch.pixels, read[0])[candidate.kind]
+        words = vocabulary.words(batch.pixels, bench.run(batch.x)[1])[candidate.kind]
         shares.append(candidate.patches(words).mean(axis=1))
     share, mine = np.concatenate(shares), np.array([ref.group == names[candidate.label] for ref in refs])
     if mine.all() or not mine.any():
@@ -79,7 +71,7 @@ def lift_elsewhere(
     return float(higher + (share[mine][:, None] == share[~mine]).mean() / 2)
 
 
-def _object_share(masks: Path, reader: Reader, ref: ImageRef, grid: PatchGrid) -> np.ndarray:
+def _object_share(masks: Path, ref: ImageRef, preprocessing: Preprocessing, grid: PatchGrid) -> np.ndarray:
     """Share of each patch that the object covers."""
     stem = masks / Path(ref.identity).with_suffix("")
     path = next((found for suffix in _SUFFIXES if (found := stem.with_name(stem.name + suffix)).is_file()), None)
@@ -89,6 +81,6 @@ def _object_share(masks: Path, reader: Reader, ref: ImageRef, grid: PatchGrid) -
         with Image.open(path) as mask, Image.open(ref.source) as image:
             if mask.size != image.size:
                 raise InputError(f"the mask {path} is {mask.size} px, its image {image.size} px; expected one size")
-    pixels = decode(ImageRef(ref.identity, "", path), reader.model.preprocessing)[: grid.height, : grid.width, 0]
+    pixels = decode(ImageRef(ref.identity, "", path), preprocessing)[: grid.height, : grid.width, 0]
     blocks = pixels.reshape(grid.rows, grid.patch_height, grid.cols, grid.patch_width) / 255
     return np.asarray(blocks.mean(axis=(1, 3))).ravel()

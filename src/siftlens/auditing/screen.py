@@ -1,11 +1,15 @@
 """Properties of whole images: do they go with a class, and does the model follow when they are changed?"""
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageFilter
 
+from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.inference import association_p, effects_p, interval
 from siftlens.auditing.margins import logits_of, margins
 from siftlens.auditing.properties import PROPERTIES, properties_of
@@ -20,7 +24,7 @@ _RADII = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # px
 
 
 def screen(
-    reader: Reader,
+    each: Each,
     sample: Sample,
     logits: Int[np.ndarray, " class"],
     medians: Float[np.ndarray, " class"],
@@ -32,6 +36,13 @@ def screen(
     others' median; the control moves them as far the other way. Size and aspect cannot be changed, and stay
     "associated".
 
+    Args:
+        each: does the changes.
+        sample: the images.
+        logits: index of the logit of each class.
+        medians: margin of each class.
+        seed: of the null draws.
+
     Returns:
         A row per class and property: label, property, direction ("more" or "less" in the class), p_association
         (adjusted), change (of the margin, over the median margin, beyond the control), low, high, p (adjusted), verdict
@@ -42,21 +53,20 @@ def screen(
     columns = [(label, place, sign) for label in enough(sample) for place in range(len(PROPERTIES)) for sign in (1, -1)]
     table = np.stack([sign * values[:, place] for _, place, sign in columns], axis=1)
     _, p = association_p(table, labels, np.array([label for label, _, _ in columns]), seed)
-    found = []
-    for (label, place, sign), p_one in zip(columns, p, strict=True):
-        if p_one >= SIGNIFICANT:
-            continue
-        index, change = np.zeros(0, np.int64), np.zeros(0)
+    associated = [(column, float(p_one)) for column, p_one in zip(columns, p, strict=True) if p_one < SIGNIFICANT]
+    steps = []
+    for (label, place, _), _ in associated:
+        parts = []
         if PROPERTIES[place] in CHANGEABLE and medians[label] > 0:
-            parts = []
             for here, there in ((sample.labels != label, labels == label), (sample.labels == label, labels != label)):
                 some = np.flatnonzero(confirm & here)
                 some = some[np.linspace(0, len(some) - 1, min(len(some), _CHANGED)).astype(int)]
-                target = float(np.median(values[there, place]))
-                parts.append((some, _changes(reader, some, PROPERTIES[place], target, int(logits[label]))))
-            (others, toward), (mine, away) = parts
-            index, change = np.concatenate([others, mine]), np.concatenate([toward, -away]) / medians[label]
-        found.append(((label, place, sign), float(p_one), index, change))
+                parts.append((some, float(np.median(values[there, place]))))
+        steps.append(partial(_change, parts=parts, name=PROPERTIES[place], logit=int(logits[label])))
+    found = [
+        (column, p_one, index, change / medians[column[0]])
+        for (column, p_one), (index, change) in zip(associated, each(steps), strict=True)
+    ]
     adjusted = effects_p([(index, change) for _, _, index, change in found], len(sample.refs), seed)
     rows = []
     for ((label, place, sign), p_one, _, change), p_change in zip(found, adjusted, strict=True):
@@ -108,6 +118,23 @@ def _sharper(pixels: UInt8[np.ndarray, "height width 3"], amount: float) -> UInt
         tried.append(blurred)
     reached = [properties_of(version, (1, 1))[place] - start for version in tried]
     return tried[int(np.argmin(np.abs(np.array(reached) - amount)))]
+
+
+def _change(
+    bench: Bench, parts: Sequence[tuple[Int[np.ndarray, "_"], float]], name: str, logit: int
+) -> tuple[Int[np.ndarray, " image"], Float[np.ndarray, " image"]]:
+    """What a property moved to a target adds to the margin of the class, and takes from it in the class's own images.
+
+    Args:
+        bench: with the images and the model.
+        parts: images of the other classes, and of the class, each with the target; or nothing.
+        name: of the property.
+        logit: of the class.
+    """
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    toward, away = (_changes(bench.reader, index, name, target, logit) for index, target in parts)
+    return np.concatenate([index for index, _ in parts]), np.concatenate([toward, -away])
 
 
 def _changes(

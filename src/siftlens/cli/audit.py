@@ -1,7 +1,7 @@
 """`siftlens audit`: what a classifier leans on besides the object."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -79,6 +79,27 @@ def audit(
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Of the halves, the words and the controls.", rich_help_panel=_RUN)
     ] = 0,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(metavar="NAME", help="local, or ray: on a Ray cluster.", rich_help_panel=_RUN),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of a running Ray cluster, or auto; without, one is started on this machine.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With ray, processes that run the model; by default as fits.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
 ) -> None:
     """Find what a classifier leans on besides the object, and test each claim by intervention.
 
@@ -104,6 +125,9 @@ def audit(
                 limit=limit,
                 batch_size=batch_size,
                 seed=seed,
+                engine=engine,
+                address=address,
+                workers=workers,
                 progress=progress,
             )
         found.save(out)

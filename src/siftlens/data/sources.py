@@ -16,6 +16,8 @@ from siftlens.data.shards import Stored
 class Item:
     """An image that its collection hands out by index.
 
+    Pickled alone where the collection holds its images, and with the collection where that makes or reads them.
+
     Attributes:
         collection: the images, by index.
         index: this one's place.
@@ -31,6 +33,11 @@ class Item:
             InputError: it is not an image.
         """
         return _pixels(self.collection[self.index], self.index)
+
+    def __reduce__(self) -> tuple[type["Item"], tuple[Any, int]]:
+        if isinstance(self.collection, list | tuple) or hasattr(self.collection, "__array__"):
+            return Item, ({self.index: self.pixels()}, self.index)
+        return Item, (self.collection, self.index)
 
 
 @dataclass(frozen=True)

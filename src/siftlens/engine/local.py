@@ -1,11 +1,11 @@
 """This machine: processes that decode and detect beside this one, which does the work."""
 
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 
 from siftlens.data import ImageRef
-from siftlens.engine.protocol import Done, Work
+from siftlens.engine.protocol import Done, Item, Work
 from siftlens.keypoints import KeypointCache
 from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images
 
@@ -46,3 +46,8 @@ class LocalEngine:
         with closing(prepare_images(refs, settings, workers=self.workers, cache=cache)) as prepared:
             while chunk := list(islice(prepared, size)):
                 yield work(chunk)
+
+    @contextmanager
+    def hire(self, work: Callable[[Item], Done]) -> Iterator[Callable[[Iterable[Item]], Iterator[Done]]]:
+        """See `Engine.hire`; this process is the only one."""
+        yield lambda items: map(work, items)

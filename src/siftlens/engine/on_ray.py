@@ -8,10 +8,12 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache as once
 from importlib.machinery import PathFinder
 from itertools import islice
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any, Generic
 
 import ray
@@ -20,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from siftlens.core import InputError, SiftlensError
 from siftlens.data import ImageRef
-from siftlens.engine.protocol import Done, Work
+from siftlens.engine.protocol import Done, Item, Work
 from siftlens.keypoints import KeypointCache, Keypoints, use_one_thread
 from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images
 from siftlens.patchmaps.prepare import measured, prepare
@@ -65,7 +67,7 @@ class RayEngine:
     ) -> Generator[Done | Quarantined]:
         """See `Engine.prepare`."""
         submit = _task(_take, _put(settings), cache, _put(take))
-        for taken, fresh in _in_order(_chunks(refs, _CHUNK), _AHEAD * self._cores, submit):
+        for taken, fresh in _in_order(_chunks(refs, _CHUNK), _AHEAD * self._cores, submit, _images):
             _remember(fresh, settings, cache)
             yield from taken
 
@@ -79,18 +81,33 @@ class RayEngine:
     ) -> Generator[Done]:
         """See `Engine.work`."""
         make_ready = _task(_prepare, _put(settings), cache)
-        with self._actors(work) as actors:
+        with self._actors(_OnFound(work)) as actors:
 
             def submit(chunk: Sequence[ImageRef], alone: bool) -> ObjectRef:
                 return actors.submit(make_ready(chunk, alone))
 
             window = _AHEAD * (self._cores + self._workers)
-            for done, fresh in _in_order(_chunks(refs, size), window, submit):
+            for done, fresh in _in_order(_chunks(refs, size), window, submit, _images):
                 _remember(fresh, settings, cache)
                 yield done
 
     @contextmanager
-    def _actors(self, work: Work[Done]) -> Iterator["_Actors"]:
+    def hire(self, work: Callable[[Item], Done]) -> Iterator[Callable[[Iterable[Item]], Iterator[Done]]]:
+        """See `Engine.hire`."""
+        with self._actors(work) as actors:
+
+            def each(items: Iterable[Item]) -> Iterator[Done]:
+                return _in_order(
+                    iter(items),
+                    _AHEAD * self._workers,
+                    lambda item, _: actors.submit(item),
+                    lambda _: "a piece of work",
+                )
+
+            yield each
+
+    @contextmanager
+    def _actors(self, work: Callable[[Any], object]) -> Iterator["_Actors"]:
         # Without a core of their own: tasks give way by waiting for their turn, actors by having nothing to do.
         threads = max(1, self._cores // self._workers)
         kind = ray.remote(_Worker).options(
@@ -100,44 +117,56 @@ class RayEngine:
             max_task_retries=_RETRIES,
             scheduling_strategy="SPREAD",
         )
+        put = _put(work)
         actors = [kind.remote(threads) for _ in range(self._workers)]
         try:
-            yield _Actors(actors, _put(work))
+            yield _Actors(actors, put)
         finally:
             for actor in actors:
                 ray.kill(actor)
 
 
 class _Actors:
-    """The processes that work, of which the next chunk goes to the one with the least to do."""
+    """The processes that work, of which the next item goes to the one with the least to do."""
 
     def __init__(self, actors: Sequence[Any], work: ObjectRef):
-        self._work = [work]  # in a list, so that Ray hands on the reference and not a copy with each chunk
+        self._work = [work]  # in a list, so that Ray hands on the reference and not a copy with each item
         self._queues: list[tuple[Any, list[ObjectRef]]] = [(actor, []) for actor in actors]
 
-    def submit(self, found: ObjectRef) -> ObjectRef:
+    def submit(self, item: object) -> ObjectRef:
         for _, queue in self._queues:
             if queue:
                 queue[:] = ray.wait(queue, num_returns=len(queue), timeout=0, fetch_local=False)[1]
         actor, queue = min(self._queues, key=lambda pair: len(pair[1]))
-        result = actor.do.remote(self._work, found)
+        result = actor.do.remote(self._work, item)
         queue.append(result)
         return result
 
 
-class _Worker(Generic[Done]):
+class _Worker(Generic[Item, Done]):
     """A process that works, with its own copy of the work, which it fetches again when it was replaced."""
 
     def __init__(self, threads: int):
         self._threads = threads
-        self._work: Work[Done] | None = None
+        self._work: Callable[[Item], Done] | None = None
+        use_one_thread()
 
-    def do(self, work: list[ObjectRef], found: Found) -> tuple[Done, Fresh]:
+    def do(self, work: list[ObjectRef], item: Item) -> Done:
         if self._work is None:
             self._work = ray.get(work[0])
             if torch := sys.modules.get("torch"):  # brought by the work
                 torch.set_num_threads(self._threads)
-        return self._work([image for image, _ in found]), _fresh(found)
+        return self._work(item)
+
+
+@dataclass(frozen=True)
+class _OnFound(Generic[Done]):
+    """Work on images that a task made ready; hands on their keypoints too."""
+
+    work: Work[Done]
+
+    def __call__(self, found: Found) -> tuple[Done, Fresh]:
+        return self.work([image for image, _ in found]), _fresh(found)
 
 
 def _task(
@@ -204,33 +233,37 @@ def _chunks(refs: Iterable[ImageRef], size: int) -> Iterator[list[ImageRef]]:
         yield chunk
 
 
+def _images(chunk: Sequence[ImageRef]) -> str:
+    return f"the images from {chunk[0].identity} on"
+
+
 def _in_order(
-    chunks: Iterator[list[ImageRef]], window: int, submit: Callable[[Sequence[ImageRef], bool], ObjectRef]
+    items: Iterator[Item], window: int, submit: Callable[[Item, bool], ObjectRef], named: Callable[[Item], str]
 ) -> Generator[Any]:
-    """Submit chunks, a bounded number ahead, and hand on their results in the order of the chunks.
+    """Submit items, a bounded number ahead, and hand on their results in the order of the items.
 
     What still fails when Ray has tried again is submitted once more, alone.
 
     Raises:
         SiftlensError: it failed even so; or what the work itself raised.
     """
-    under_way: deque[tuple[list[ImageRef], ObjectRef]] = deque()
+    under_way: deque[tuple[Item, ObjectRef]] = deque()
     try:
         while True:
-            under_way.extend((chunk, submit(chunk, False)) for chunk in islice(chunks, window - len(under_way)))
+            under_way.extend((item, submit(item, False)) for item in islice(items, window - len(under_way)))
             if not under_way:
                 return
-            chunk, result = under_way[0]
+            item, result = under_way[0]
             try:
                 done = _result(result)
             except RayError:
                 try:
-                    done = _result(submit(chunk, True))
+                    done = _result(submit(item, True))
                 except RayError as error:
                     first = next(iter(str(error).splitlines()), type(error).__name__)
                     raise SiftlensError(
-                        f"the cluster lost the images from {chunk[0].identity} on, again and again ({first}); free "
-                        "some memory there, or lower --batch-size"
+                        f"the cluster lost {named(item)}, again and again ({first}); free some memory there, or lower "
+                        "--batch-size"
                     ) from error
             under_way.popleft()
             yield done
@@ -251,11 +284,22 @@ def _result(result: ObjectRef) -> Any:
 
 
 def _put(value: object) -> ObjectRef:
-    """Something for every process of the cluster, with the user's own code where the cluster cannot import it."""
+    """Something for every process of the cluster, with the user's own code where the cluster cannot import it.
+
+    Raises:
+        InputError: it cannot be pickled.
+    """
     for name, module in list(sys.modules.items()):
         if getattr(module, "__file__", None) and name != "__main__" and not _importable(name.partition(".")[0]):
             ray.cloudpickle.register_pickle_by_value(module)
-    return ray.put(value)
+    try:
+        return ray.put(value)
+    except (TypeError, PicklingError) as error:
+        cause = error.__cause__ or error  # Ray tells at length what it looked into
+        raise InputError(
+            f"the model, or the collection of images, cannot be copied to other processes ({cause}); load the model by "
+            "its spec, put the images in a list or in files, or use --engine local (engine='local')"
+        ) from error
 
 
 @once

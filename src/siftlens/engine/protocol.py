@@ -1,12 +1,14 @@
-"""What an analysis asks of the place where it runs."""
+"""What an analysis or an audit asks of the place where it runs."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar, runtime_checkable
 
 from siftlens.data import ImageRef
 from siftlens.keypoints import KeypointCache
 from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined
 
+Item = TypeVar("Item")
 Done = TypeVar("Done")
 Work = Callable[[Sequence[Prepared | Quarantined]], Done]
 
@@ -58,5 +60,16 @@ class Engine(Protocol):
             cache: of keypoints; only this process writes to it.
             work: what to do with a chunk; may be called in other processes, of which each has its own copy.
             size: images of a chunk, those set aside among them: chunks are the same wherever they are worked on.
+        """
+        ...
+
+    def hire(self, work: Callable[[Item], Done]) -> AbstractContextManager[Callable[[Iterable[Item]], Iterator[Done]]]:
+        """While inside, have processes that do one kind of work on whatever they are given.
+
+        Args:
+            work: what to do with an item; each process has its own copy, which no item may change.
+
+        Returns:
+            What works on items, as often as it is called, and hands on what came of each, in the order of the items.
         """
         ...

@@ -12,7 +12,9 @@ from torch import nn
 
 from siftlens.auditing import AuditResult, AuditSettings, run_audit, storage
 from siftlens.auditing.vocabulary import KINDS
+from siftlens.core import InputError
 from siftlens.data import open_images, write_page
+from siftlens.engine import open_engine
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
 from siftlens.report import render_audit
@@ -57,6 +59,9 @@ def audit(
     seed: int = 0,
     limit: int | None = None,
     size: int | tuple[int, int] | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Audit:
     """Find what a classifier leans on besides the object, and test each claim by intervention.
@@ -77,6 +82,9 @@ def audit(
         seed: of the halves, the words and the controls.
         limit: at most so many images, spread evenly.
         size: px, or (height, width): input size of a model that did not come from `load_model`; needed for paths.
+        engine: where to compute: "local", in this process; "ray", on a Ray cluster, which gives the same numbers.
+        address: of a running Ray cluster ("auto" for the one on this machine); None starts one on this machine's cores.
+        workers: ray: processes that run the model; None as fits.
         progress: called with a stage ("images", "cues"), what is done and what there is to do.
 
     Returns:
@@ -93,6 +101,11 @@ def audit(
         >>> audit.cues[["cue", "verdict", "dependence", "p"]]
         >>> audit.save("out/audit")
     """
+    if engine == "local" and workers is not None:
+        raise InputError(
+            "an audit on this machine runs in one process; leave out --workers (workers=None), or add --engine ray "
+            "(engine='ray')"
+        )
     settings = AuditSettings(
         vocabularies=tuple(vocabularies),
         layer=layer,
@@ -104,12 +117,15 @@ def audit(
     )
     started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     source = open_images(images, limit=limit)
-    result = run_audit(as_loaded(model, source, normalize, size), source, labels, settings, progress)
+    loaded = as_loaded(model, source, normalize, size)
+    with open_engine(engine, workers=workers, address=address, gpu=loaded.device.type == "cuda") as where:
+        result = run_audit(loaded, source, labels, settings, where, progress)
     asked = {
         "source": str(images) if isinstance(images, str | PathLike) else "in memory",
         "labels": "folders" if labels is None else "given",
         "limit": limit,
         "normalize": normalize if isinstance(normalize, str) else "own",
+        "engine": engine,
     }
     info = dict(result.info) | {
         "settings": asked | result.info["settings"],
