@@ -27,7 +27,10 @@ def measured(model, there=None, neutral=None, images=PICTURES, donors=donors_of)
         Bench(Reader(loaded, tuple(source), 16), layout, TokenAccess(model, layout, blank), 0),
         there,
         ~there if neutral is None else neutral,
-        *(np.flatnonzero(part) for part in (mine & carries, donors(~carries, mine), ~mine & ~carries)),
+        *(
+            np.flatnonzero(part)
+            for part in (mine & carries, donors(there.mean(axis=1), ~carries, mine), ~mine & ~carries)
+        ),
         logit=1,
         most=256,
         seed=0,
@@ -82,16 +85,17 @@ def test_what_other_classes_show_is_no_effect_of_the_cue():
     there, model = marked[:, None] & mark.ravel(), Leaning(on_object=4, on_cue=0)
     of_class, of_any = (
         measured(model, there, images=many, donors=donors).swap.mean()
-        for donors in (donors_of, lambda lacking, _: lacking)
+        for donors in (donors_of, lambda _shares, lacking, _mine: lacking)
     )
     assert of_any > 4 and abs(of_class) < of_any / 2
 
 
-def test_donors_of_any_class_where_the_class_has_hardly_any():
-    mine = np.arange(40) < 20
-    few, many = (mine & (np.arange(40) >= 20 - count) for count in (7, 8))
-    assert np.array_equal(donors_of(few | ~mine, mine), few | ~mine)
-    assert np.array_equal(donors_of(many | ~mine, mine), many)
+def test_donors_hold_as_little_of_the_cue_as_other_classes_do():
+    mine, shares = np.arange(40) < 20, np.where(np.arange(40) < 20, 0.3, np.linspace(0, 0.2, 40))
+    for count, of_class in ((3, False), (4, True)):
+        shares[:count] = 0.1
+        few = np.arange(40) < count
+        assert np.array_equal(donors_of(shares, np.ones(40, bool), mine), few if of_class else np.ones(40, bool))
 
 
 def test_of_a_large_cue_the_rest_does_not_stand_in():

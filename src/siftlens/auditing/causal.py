@@ -29,7 +29,7 @@ from siftlens.interrelation.randomness import stream
 
 MOST = 256  # images on which a cue is tested, at most
 COST = 8  # forward passes for each of them, at most
-_DONORS = 8  # images of the class without the cue, from which on no others are donors
+_DONORS = 4  # images of the class without the cue, from which on no others are donors
 _CONTROLS = 2  # for each operator
 _PARTNERS = 16  # images that a partner is chosen among
 _STEPS = 16  # sequences are cut to so many lengths, so that images share a batch
@@ -101,14 +101,20 @@ def measure_cue(
     return Effects(images, removal, swap, receiving, transplant, tests.passes)
 
 
-def donors_of(lacking: Bool[np.ndarray, " image"], mine: Bool[np.ndarray, " image"]) -> Bool[np.ndarray, " image"]:
-    """Images that a cue is swapped against.
+def donors_of(
+    shares: Float[np.ndarray, " image"], lacking: Bool[np.ndarray, " image"], mine: Bool[np.ndarray, " image"]
+) -> Bool[np.ndarray, " image"]:
+    """Images that a cue is swapped against: of the class, with no more of it than is usual in the others.
 
     Args:
+        shares: of each image's patches that hold the cue.
         lacking: images that may be asked and do not carry the cue.
         mine: images of the cue's class.
     """
-    of_class = lacking & mine
+    others = lacking & ~mine
+    if not others.any():
+        return lacking
+    of_class = lacking & mine & (shares <= np.median(shares[others]))
     return of_class if of_class.sum() >= _DONORS else lacking
 
 

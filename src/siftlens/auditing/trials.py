@@ -107,7 +107,8 @@ def _case(
     order = stream(seed, "order", f"{cue.label} {cue.kind} {cue.words}").permutation(len(carries))
     lacking = confirm & ~carries
     carrying, donors, receiving = (
-        order[part[order]] for part in (confirm & mine & carries, donors_of(lacking, mine), lacking & ~mine)
+        order[part[order]]
+        for part in (confirm & mine & carries, donors_of(there.mean(axis=1), lacking, mine), lacking & ~mine)
     )
     return _Case(cue, there, cue.neutral(words), carrying, donors, receiving, logit, most)
 
