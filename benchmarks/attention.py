@@ -1,6 +1,6 @@
 """Speed, memory and error of reading attention, side by side with other ways to the same statistics.
 
-Every arm but the plain forward pass computes all statistics of every layer and head for the same 58 channels.
+Every arm but the plain forward pass computes all statistics of every layer and head for the same 59 channels.
 
     python benchmarks/attention.py                      all settings, about 15 minutes on 2 cores
     python benchmarks/attention.py --setting b16-224
@@ -34,7 +34,7 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 import machine
 from siftlens.attention import LayerReading, find_layout, observe
 from siftlens.attention.calls import EagerCall
-from siftlens.attention.weights import KeyWeights, mean_squared_distance
+from siftlens.attention.weights import OWN_CHANNELS, KeyWeights, mean_squared_distance
 from siftlens.core import TokenLayout
 from siftlens.interrelation.channels import MapBatch, map_batch
 from siftlens.interrelation.nulls import Pool
@@ -281,6 +281,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "pixels": setting.pixels,
         "batch": setting.batch,
         "dtype": str(setting.dtype),
+        "channels": plain(setting)[0].maps.channels.shape[-1] + OWN_CHANNELS,
         "tokens": (setting.pixels // setting.patch) ** 2 + 1,
         "rounds": rounds,
         "arms": speed,
@@ -308,7 +309,7 @@ def main() -> None:
                     f"{name}  {arm:46} {row['images_per_second']:6.2f} images/s  {row['ratio']:5.2f}x time"
                     f"  {row['peak_memory_mb']:7.1f} MB  {row['memory_ratio']:5.2f}x memory"
                 )
-    print(machine.save_result(f"attention-{options.device}", {"seed": SEED, "channels": 58, "settings": results}))
+    print(machine.save_result(f"attention-{options.device}", {"seed": SEED, "settings": results}))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ import argparse
 import itertools
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import siftlens
+from figures import fill
 from machine import RESULTS, save_result
 from planted_models import Recipe, add_options, chosen, trained
 from prompt_arms import (
@@ -50,6 +52,7 @@ from siftlens.prompting.maps import harmful_rows
 
 CUES = ("scene", "glyph", "patch")
 RUNS = RESULTS / "prompting"
+PAGE = Path(__file__).parent.parent / "docs" / "prompt-study.md"
 CORRELATIONS = (0.5, 0.9, 0.95, 1.0)
 
 
@@ -64,13 +67,14 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=400, help="images of the figures")
     parser.add_argument("--size", type=int, default=64, help="px")
     parser.add_argument(
-        "--summary", action="store_true", help="only sum the finished runs up in results/prompting.json"
+        "--summary", action="store_true", help="only sum the finished runs up, in results/prompting.json and the docs"
     )
     options = parser.parse_args()
     if options.summary:
         found = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
         summary = summarize(found)
-        print(tables(summary), save_result("prompting", summary), sep="\n\n")
+        print(save_result("prompting", summary))
+        fill(PAGE, tables(summary))
         return
     material, recipe = chosen(options)
     # Seeds outermost: whenever it is stopped, every cue and correlation has about as many runs.

@@ -28,6 +28,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
         "runs": len(runs),
         "head_room_asked": HEAD_ROOM,
         "settings": settings,
+        "unbiased": left_alone([run for run in runs if run["correlation"] == 0.5]),
         "biased": pooled([run for run in biased if most_room(run)[1] >= HEAD_ROOM]),
         "heads": heads(biased),
     }
@@ -49,6 +50,21 @@ def pooled(runs: list[Run]) -> dict[str, Any]:
             for rival in RIVALS
         },
     }
+
+
+def left_alone(runs: list[Run]) -> dict[str, Any]:
+    """What tuning does to models that nothing was planted in."""
+    changes = [mean(run["tuned"]["groups"]) - mean(run["none"]) for run in runs]
+    return {
+        "runs": len(runs),
+        "abstained": sum(abstained(run) for run in runs),
+        "largest_change": round(max(map(abs, changes), default=0.0), 4),
+    }
+
+
+def abstained(run: Run) -> bool:
+    """Whether tuning chose to do nothing."""
+    return set(run["tuned"]["policy"]) <= {"maps"}
 
 
 def most_room(run: Run) -> tuple[str, float]:
@@ -73,7 +89,7 @@ def setting(runs: list[Run]) -> dict[str, Any]:
             "recovered": recovered(
                 [min(run["tuned"]["groups"]) - min(run["none"]) for run in runs], oracle_gains(runs, best)
             ),
-            "abstained": sum(set(run["tuned"]["policy"]) <= {"maps"} for run in runs),
+            "abstained": sum(abstained(run) for run in runs),
             "kinds": [sorted(set(run["tuned"]["policy"]) - {"maps"}) for run in runs],
         },
         "audits_with_harmful_cues": sum(bool(run["harmful_cues"]) for run in runs),

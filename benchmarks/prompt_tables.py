@@ -8,15 +8,35 @@ from prompt_arms import ARMS, ORACLES
 Summary = dict[str, Any]
 
 
-def tables(summary: Summary) -> str:
-    """Every table of docs/prompt-study.md, in its order."""
-    biased = summary["biased"]
-    over = ", ".join(f"{rival} {points(gain)}" for rival, gain in biased["keypoints_over"].items())
-    pooled = (
-        f"All {biased['runs']} biased runs with head-room: the tuned prompt recovers {share(biased['recovered'])} of "
-        f"the oracle's gain; average {points(biased['average_change'], 1)}. Keypoints over {over}."
+def tables(summary: Summary) -> dict[str, str]:
+    """The parts of docs/prompt-study.md, by the names of their markers."""
+    return {
+        "prompt-pooled": pooled(summary),
+        "prompt-tuned": tuned(summary),
+        "prompt-room": head_room(summary),
+        "prompt-arms": arms(summary),
+        "prompt-heads": heads(summary["heads"]),
+    }
+
+
+def pooled(summary: Summary) -> str:
+    """All models together: what was aimed at."""
+    biased, unbiased = summary["biased"], summary["unbiased"]
+    rows = [
+        ["share of the oracle's gain that the tuned prompt recovers", "60 %", share(biased["recovered"])],
+        ["its change of the average, points", "not below 0", points(biased["average_change"], 1)],
+        *(
+            [f"gain by keypoints over that by {rival} at equal area, points", "above 0", points(gain)]
+            for rival, gain in biased["keypoints_over"].items()
+        ),
+    ]
+    left_alone = ["models left alone", "", f"{unbiased['abstained']} of {unbiased['runs']}"]
+    changed = ["largest change of the average, points", "below 0.5", number(100 * unbiased["largest_change"], 1)]
+    return table(
+        ["models", "what", "target", "measured"],
+        [[f"{biased['runs']} biased, with head-room", *row] for row in rows]
+        + [[f"{unbiased['runs']} unbiased", *row] for row in (left_alone, changed)],
     )
-    return "\n\n".join([head_room(summary), tuned(summary), pooled, arms(summary), heads(summary["heads"])])
 
 
 def head_room(summary: Summary) -> str:

@@ -114,17 +114,17 @@ def test_every_grad_mode_reads_the_same(name, mode):
         assert_close(layer, read_slowly(attention, channels, layout))
 
 
-@pytest.mark.parametrize("name", ["timm-vit", "timm-dinov2-registers", "timm-beit", "hf-vit", "hf-vit-eager", "own"])
-def test_bfloat16_to_a_stated_tolerance(name):
+def test_bfloat16_to_a_stated_tolerance(exhibit):
     """Against the float64 oracle on the same rounded weights: rounding of the model's own activations included."""
-    model, images = model_of(ZOO[name]).bfloat16(), images_for(ZOO[name]).bfloat16()
+    model, images = model_of(exhibit).bfloat16(), images_for(exhibit).bfloat16()
     layout = find_layout(model, images)
     channels = channels_for(layout)
     with torch.no_grad(), siftlens.read_attention(model, channels, entropy=True) as reading:
         model(images)
-    first = true_attention(model, images).attention[0]
-    assert reading.layers[0].values.dtype == torch.float32
-    assert_close(reading.layers[0], read_slowly(first, channels, layout), torch.bfloat16)
+    true = true_attention(model, images)
+    for layer, attention in zip(reading.layers, true.attention, strict=False):
+        assert layer.values.dtype == torch.float32
+        assert_close(layer, read_slowly(attention, channels, layout), torch.bfloat16)
 
 
 def test_float64_model_is_read_in_float64():
@@ -155,7 +155,9 @@ def test_masked_autoencoder_is_read_with_its_patches_in_order():
     images, noise = torch.randn(2, 3, 20, 20), torch.arange(25.0).expand(2, 25)
     channels = torch.randn(2, 25, 7)
     with torch.no_grad(), siftlens.read_attention(model, channels, entropy=True) as reading:
-        model(images, noise=noise)
+        read = model(images, noise=noise).last_hidden_state
+    with torch.no_grad():
+        assert torch.equal(read, model(images, noise=noise).last_hidden_state)
     true = true_attention(model, images, noise=noise)
     for layer, attention in zip(reading.layers, true.attention, strict=True):
         assert_close(layer, read_slowly(attention, channels, reading.layout))
@@ -172,7 +174,9 @@ def test_bare_encoder_needs_the_grid():
     tokens, channels = torch.randn(15, 2, 34), torch.randn(2, 15, 7)
     grid = siftlens.PatchGrid(3, 5, 4, 4)
     with torch.no_grad(), siftlens.read_attention(model, channels, grid=grid, entropy=True) as reading:
-        model(tokens)
+        read = model(tokens)
+    with torch.no_grad():  # by its fast path
+        torch.testing.assert_close(read, model(tokens), atol=1e-5, rtol=1e-5)
     true = true_attention(model, tokens)
     for layer, attention in zip(reading.layers, true.attention, strict=True):
         assert_close(layer, read_slowly(attention, channels, siftlens.TokenLayout(grid)))
@@ -191,6 +195,8 @@ def test_pooling_head_is_read_apart(name):
     (pool,) = reading.pool
     assert true.shape[2] == 1
     torch.testing.assert_close(pool.values.double(), true @ channels[:, None].double(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pool.entropy.double(), torch.special.entr(true).sum(dim=-1), atol=1e-5, rtol=1e-5)
+    assert not pool.prefix_mass.any()
     assert pool.mean_squared_distance.isnan().all()
 
 

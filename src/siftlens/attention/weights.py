@@ -10,6 +10,7 @@ from siftlens.attention.calls import AttentionCall
 from siftlens.core import InputError, TokenLayout
 
 WEIGHTINGS = ("attention", "value_norm")
+OWN_CHANNELS = 6  # indicators of class tokens, registers and patches; x, y and x^2 + y^2
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class KeyWeights:
 def _with_own_channels(channels: Tensor, layout: TokenLayout) -> Float[Tensor, "batch token channel"]:
     """Append class, register and patch indicators and the coordinates; prefix tokens weigh zero elsewhere."""
     coordinates, _ = centred_coordinates(layout, channels)
-    own = channels.new_zeros(layout.tokens, 6)
+    own = channels.new_zeros(layout.tokens, OWN_CHANNELS)
     own[: layout.class_tokens, 0] = 1
     own[layout.class_tokens : layout.prefix, 1] = 1
     own[layout.prefix :, 2] = 1

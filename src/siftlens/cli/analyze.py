@@ -143,14 +143,16 @@ def analyze(
     with reported(out):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
-        from siftlens.cli.summary import summary
         from siftlens.data import open_images
+
+        open_images(images)  # a mistyped path is told at once, and before a model is downloaded
+
+        from siftlens.cli.summary import summary
         from siftlens.models import load_model
         from siftlens.study import analyze as run
         from siftlens.study import expect_free
 
         expect_free(out, resume=resume)
-        open_images(images)  # a mistyped path is told before a model is downloaded
         loaded = load_model(
             model,
             weights=weights,

@@ -108,6 +108,10 @@ def audit(
     with reported(out):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
+        from siftlens.data import open_images
+
+        open_images(images)  # a mistyped path is told at once, and before a model is downloaded
+
         from siftlens.auditing.storage import expect_free
         from siftlens.cli.audited import audited
         from siftlens.models import load_model
