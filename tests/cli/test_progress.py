@@ -1,6 +1,7 @@
 """What somebody at a terminal sees of a long run."""
 
 import io
+import time
 
 from rich.console import Console
 
@@ -11,7 +12,9 @@ def told(done, *, terminal, begun=0):
     screen = io.StringIO()
     with shown(Console(file=screen, force_terminal=terminal, width=120)) as progress:
         progress("images", begun, 400)
-        progress("images", done, 400)
+        for step in range(1, 3):
+            progress("images", begun + (done - begun) * step // 2, 400)
+            time.sleep(0.01)
     return screen.getvalue()
 
 
