@@ -171,8 +171,8 @@ def recovered(gains: list[float], oracle: list[float]) -> dict[str, float | None
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over runs and its 95 % interval by Student's t."""
-    if len(values) < 2:
+    """Mean over runs and its 95 % interval by Student's t, of three runs or more: with two it says nothing."""
+    if len(values) < 3:
         return {"mean": round(mean(values), 4) if len(values) else None, "low": None, "high": None}
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return {"mean": round(mean(values), 4), "low": round(mean(values) - half, 4), "high": round(mean(values) + half, 4)}

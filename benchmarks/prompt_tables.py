@@ -40,12 +40,12 @@ def pooled(summary: Summary) -> str:
 
 
 def head_room(summary: Summary) -> str:
-    """Gain of the worst group by the oracle, per operator; none where it is too small to say anything."""
+    """Gain of the worst group by the oracle, per operator; in brackets where it is too small to say anything."""
     names = list(summary["settings"][0]["operators"])
     rows = [
         [*named(setting), points(setting["none"]["worst"])]
         + [
-            points(found["head_room"]) + (" says nothing" if found["says_nothing"] else "")
+            f"({points(found['head_room'])})" if found["says_nothing"] else points(found["head_room"])
             for found in setting["operators"].values()
         ]
         for setting in summary["settings"]
