@@ -8,9 +8,10 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
+from siftlens.cli.where import RUN, Address, EngineName
 from siftlens.core import InputError
 
-_MODEL, _IMAGES, _COMPUTE, _RUN = "Model", "Images", "What to compute", "How to run"
+_MODEL, _IMAGES, _COMPUTE = "Model", "Images", "What to compute"
 
 
 def analyze(
@@ -37,7 +38,7 @@ def analyze(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="DIR", help="Folder to write the study to.", rich_help_panel=_RUN),
+        typer.Option("--out", "-o", metavar="DIR", help="Folder to write the study to.", rich_help_panel=RUN),
     ],
     weights: Annotated[
         str | None,
@@ -106,32 +107,22 @@ def analyze(
         int, typer.Option(metavar="N", help="Of the null maps and the bootstrap.", rich_help_panel=_COMPUTE)
     ] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=_RUN)
+        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=RUN)
     ] = 32,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(metavar="NAME", help="local, or ray: on a Ray cluster.", rich_help_panel=_RUN),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Of a running Ray cluster, or auto; without, one is started on this machine.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0,
             metavar="N",
             help="Processes that decode and detect, or with ray those that run the model; by default as fits.",
-            rich_help_panel=_RUN,
+            rich_help_panel=RUN,
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with an interrupted run in DIR.", rich_help_panel=_RUN),
+        typer.Option("--resume", help="Go on with an interrupted run in DIR.", rich_help_panel=RUN),
     ] = False,
 ) -> None:
     """Analyse a vision transformer on images, and write a report.

@@ -1,7 +1,7 @@
 """`siftlens audit`: what a classifier leans on besides the object."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -9,8 +9,9 @@ from rich.console import Console
 from siftlens.cli.analyze import parse_size
 from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
+from siftlens.cli.where import RUN, Address, EngineName
 
-_MODEL, _IMAGES, _EVIDENCE, _RUN = "Model", "Images", "Evidence from outside", "How to run"
+_MODEL, _IMAGES, _EVIDENCE = "Model", "Images", "Evidence from outside"
 
 
 def audit(
@@ -36,7 +37,7 @@ def audit(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the audit to.", rich_help_panel=_RUN)
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the audit to.", rich_help_panel=RUN)
     ],
     weights: Annotated[
         str | None,
@@ -74,30 +75,20 @@ def audit(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=_RUN)
+        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=RUN)
     ] = 64,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the halves, the words and the controls.", rich_help_panel=_RUN)
+        int, typer.Option(min=0, metavar="N", help="Of the halves, the words and the controls.", rich_help_panel=RUN)
     ] = 0,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(metavar="NAME", help="local, or ray: on a Ray cluster.", rich_help_panel=_RUN),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Of a running Ray cluster, or auto; without, one is started on this machine.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="N",
             help="With ray, processes that run the model; by default as fits.",
-            rich_help_panel=_RUN,
+            rich_help_panel=RUN,
         ),
     ] = None,
 ) -> None:

@@ -1,13 +1,14 @@
 """`siftlens keypoints`: the keypoints of a folder of images, once, for pre-training."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
+from siftlens.cli.where import RUN, Address, EngineName
 
 
 def keypoints(
@@ -23,18 +24,11 @@ def keypoints(
         float, typer.Option(min=0.0, metavar="X", help="Least contrast; less finds more keypoints.")
     ] = 0.04,
     workers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Processes beside this one; 0 works in this one.")
+        int,
+        typer.Option(min=0, metavar="N", help="Processes beside this one; 0 works in this one.", rich_help_panel=RUN),
     ] = 2,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(metavar="NAME", help="local, or ray: on all cores of a Ray cluster."),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Of a running Ray cluster, or auto; without, one is started on this machine."
-        ),
-    ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
 ) -> None:
     """Detect the keypoints of images and write them to one file, about 1 KB per image.
 

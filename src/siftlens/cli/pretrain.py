@@ -9,8 +9,9 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
+from siftlens.cli.where import RUN
 
-_IMAGES, _MODEL, _MASKS, _TRAINING, _RUN = "Images", "Model", "Masks and loss", "Training", "How to run"
+_IMAGES, _MODEL, _MASKS, _TRAINING = "Images", "Model", "Masks and loss", "Training"
 
 
 def pretrain(
@@ -20,7 +21,7 @@ def pretrain(
             "--images", "-i", metavar="PATH", help="A folder, a glob, or a text file.", rich_help_panel=_IMAGES
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", rich_help_panel=_RUN)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", rich_help_panel=RUN)],
     keypoints: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="What siftlens keypoints wrote.", rich_help_panel=_IMAGES),
@@ -94,22 +95,22 @@ def pretrain(
     ] = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
-        typer.Option(metavar="NAME", help="auto, cpu or cuda.", rich_help_panel=_RUN),
+        typer.Option(metavar="NAME", help="auto, cpu or cuda.", rich_help_panel=RUN),
     ] = "auto",
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
-        typer.Option(metavar="NAME", help="fp32 or bf16; by default as fits.", rich_help_panel=_RUN),
+        typer.Option(metavar="NAME", help="fp32 or bf16; by default as fits.", rich_help_panel=RUN),
     ] = None,
     accumulate: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Parts of a step, to save memory.", rich_help_panel=_RUN)
+        int, typer.Option(min=1, metavar="N", help="Parts of a step, to save memory.", rich_help_panel=RUN)
     ] = 1,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the model with torch.compile.", rich_help_panel=_RUN)
+        bool, typer.Option("--compile", help="Compile the model with torch.compile.", rich_help_panel=RUN)
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Processes that decode beside this one.", rich_help_panel=_RUN)
+        int, typer.Option(min=0, metavar="N", help="Processes that decode beside this one.", rich_help_panel=RUN)
     ] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.", rich_help_panel=_RUN)] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.", rich_help_panel=RUN)] = False,
 ) -> None:
     """Pre-train a vision transformer on images without labels, as a masked autoencoder.
 
