@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 import siftlens
 from oracles.zoo import ZOO, model_of
@@ -18,7 +19,9 @@ def images(exhibit="timm-vit", batch=2):
 
 
 def hooks_of(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    """Hooks on the model's modules, and on all modules there are."""
+    everywhere = len(torch_module._global_forward_hooks) + len(torch_module._global_forward_pre_hooks)
+    return everywhere + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -1,11 +1,12 @@
 """Which module is running: names for what was captured, and the list of what was not."""
 
 import re
-from collections.abc import Callable
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 _ATTENTION_CLASS = re.compile(r"attention|attn", re.IGNORECASE)
@@ -20,7 +21,10 @@ class _Frame:
 
 @dataclass
 class ModuleTracker:
-    """Follows a model's forward pass through its modules, by hooks that are removed again.
+    """Follows a model's forward pass through its modules, in the thread that attached it.
+
+    By two hooks on all modules there are, removed again: two for every module of a model take longer to put on than a
+    small model takes to run.
 
     Args:
         model: the model to follow.
@@ -40,19 +44,21 @@ class ModuleTracker:
     token_norms: dict[int, Tensor] = field(default_factory=dict)
     _layer: int | None = None
     _stack: list[_Frame] = field(default_factory=list)
+    _names: dict[nn.Module, str] = field(default_factory=dict)  # of the modules below the root
+    _thread: int = 0
     _handles: list[RemovableHandle] = field(default_factory=list)
 
     def attach(self) -> None:
-        """Put the hooks on every module below the root."""
-        for name, module in self.model.named_modules(remove_duplicate=True):
-            if name:
-                self._handles += [
-                    module.register_forward_pre_hook(self._entering(name)),
-                    module.register_forward_hook(self._leave, always_call=True),
-                ]
+        """Put the hooks on."""
+        self._names = {module: name for name, module in self.model.named_modules() if name}
+        self._thread = threading.get_ident()
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
 
     def detach(self) -> None:
-        """Take every hook off again."""
+        """Take the hooks off again."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -68,13 +74,13 @@ class ModuleTracker:
         self.ran.append(tuple(frame.name for frame in self._stack))
         self._layer = layer
 
-    def _entering(self, name: str) -> Callable[[nn.Module, Any], None]:
-        def enter(module: nn.Module, _args: Any) -> None:
-            self._stack.append(_Frame(name, module, len(self.ran)))
-
-        return enter
+    def _enter(self, module: nn.Module, _args: Any) -> None:
+        if self._follows(module):
+            self._stack.append(_Frame(self._names[module], module, len(self.ran)))
 
     def _leave(self, module: nn.Module, _args: Any, output: Any) -> None:
+        if not self._follows(module):
+            return
         # An exception unwinds several frames at once, and always_call runs only some of their hooks.
         while self._stack and self._stack[-1].module is not module:
             self._stack.pop()
@@ -86,6 +92,9 @@ class ModuleTracker:
             self.missed.append(frame.name)
         if inside == 1 and self.keep_norms and self._layer is not None:
             self._note_norms(self._layer, output, *self.keep_norms)
+
+    def _follows(self, module: nn.Module) -> bool:
+        return module in self._names and threading.get_ident() == self._thread
 
     def _is_leaf_attention(self, module: nn.Module) -> bool:
         """Whether no module inside is itself an attention: only the innermost one is named as missed."""
