@@ -2,14 +2,15 @@
 
 Every arm but the plain forward pass computes all statistics of every layer and head for the same 59 channels.
 
-    python benchmarks/attention.py                      all settings, about 15 minutes on 2 cores
+    python benchmarks/attention.py                      all settings, about 25 minutes on 2 cores
     python benchmarks/attention.py --setting b16-224
     python benchmarks/attention.py --device cuda        bfloat16, batches of 32, also 1024 px
 
 Speed: the arms take turns within one process; the median over rounds of the ratio to the plain forward pass.
 Memory: each arm alone in a fresh process, peak resident memory of a second pass above the
 loaded model. "live": what is freed goes back to the system at once (MALLOC_MMAP_THRESHOLD_ fixed), so that the peak
-is what was needed at one time. "resident": the allocator as it comes, which keeps some of what was freed.
+is what was needed at one time. "resident": the allocator as it comes, which keeps some of what was freed, now more
+and now less: the median of three processes.
 Error: the largest difference of any statistic from the same model in float64 (`--error`, one image).
 """
 
@@ -17,6 +18,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,13 +36,14 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 import machine
 from siftlens.attention import LayerReading, find_layout, observe
 from siftlens.attention.calls import EagerCall
-from siftlens.attention.weights import OWN_CHANNELS, KeyWeights, mean_squared_distance
+from siftlens.attention.weights import OWN_CHANNELS, KeyWeights
 from siftlens.core import TokenLayout
 from siftlens.interrelation.channels import MapBatch, map_batch
 from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.statistics import LayerRecord, layer_record
 
 SEED = 0
+RESIDENT_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,13 @@ def hf_model(setting: Setting) -> nn.Module:
 def from_map(attention: Tensor, work: Work, weights: KeyWeights, entropy: bool) -> LayerRecord:
     """All statistics of one layer from its attention, built by whoever built it."""
     call = EagerCall(attention, attention)
-    carried = weights.apply(call)
+    carried = weights.apply(call, entropy=entropy)
     reading = LayerReading(
         "",
         carried.values,
         carried.prefix_mass,
-        mean_squared_distance(carried, work.layout),
-        call.entropy() if entropy else None,
+        weights.mean_squared_distance(carried),
+        carried.entropy,
         call.backend,
     )
     return layer_record(reading, work.maps, work.layout)
@@ -268,7 +271,9 @@ def timed(setting: Setting, run: Callable[[], Any]) -> Callable[[], Any]:
 def measure(name: str, rounds: int) -> dict[str, Any]:
     setting = ALL_SETTINGS[name]
     memory = {arm: memory_in_fresh_process(name, arm, MALLOC_MMAP_THRESHOLD_="131072") for arm in ARMS}
-    resident = {arm: memory_in_fresh_process(name, arm) for arm in ARMS}
+    resident = {
+        arm: statistics.median(memory_in_fresh_process(name, arm) for _ in range(RESIDENT_REPEATS)) for arm in ARMS
+    }
     arms = {arm: timed(setting, build(setting)[1]) for arm, build in ARMS.items() if math.isfinite(memory[arm])}
     speed = machine.ratios(machine.take_turns(arms, rounds), "plain forward pass")
     for arm, row in speed.items():

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CHUNK_BYTES = 32 * 2**20  # attention rows held at once where rows must be built
+_CACHED_BYTES = 4 * 2**20  # and where they are gone through several times: as many as stay in a processor's cache
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -17,8 +18,8 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _row_chunks(queries: int, row_bytes: int) -> list[slice]:
-    step = max(1, _CHUNK_BYTES // row_bytes)
+def _row_chunks(queries: int, row_bytes: int, chunk_bytes: int = _CHUNK_BYTES) -> list[slice]:
+    step = max(1, chunk_bytes // row_bytes)
     return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
 
 
@@ -29,10 +30,12 @@ class FusedCall:
     Args:
         op: the operator that the model called.
         arguments: its arguments by name.
+        lse: logarithm of each row's sum of exponentiated scores, (batch, head, query), where the operator returned it.
     """
 
     op: Callable[..., Any]
     arguments: dict[str, Any]
+    lse: Tensor | None = None
 
     @property
     def backend(self) -> str:
@@ -86,19 +89,46 @@ class FusedCall:
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))[..., :channels]
 
+    def apply_with_entropy(
+        self, weights: Float[Tensor, "batch #head key channel"]
+    ) -> tuple[Float[Tensor, "batch head query channel"], Float[Tensor, "batch head query"]]:
+        """A @ W, and the entropy of every row, nat.
+
+        From log A_ij = s q_i . k_j - LSE_i, some rows at a time, where the kernel gave the LSE: sooner on a CPU than
+        two more calls.
+        """
+        (batch, heads, queries, keys), query, key = self.shape, self.query, self.key
+        plain = self.bias is None and key.shape[1] == heads and query.dtype in (torch.float32, torch.float64)
+        if self.lse is None or not plain:
+            return self.apply(weights), self._entropy()
+        carried = query.new_empty(batch, heads, queries, weights.shape[-1])
+        entropy = query.new_empty(batch, heads, queries)
+        for image in range(batch):
+            for rows in _row_chunks(queries, heads * keys * query.element_size(), _CACHED_BYTES):
+                log = torch.baddbmm(
+                    self.lse[image, :, rows, None],
+                    query[image, :, rows],
+                    key[image].transpose(-2, -1),
+                    beta=-1,
+                    alpha=self.scale,
+                )
+                attention = log.exp()
+                carried[image, :, rows] = attention @ weights[image].to(attention.dtype)
+                entropy[image, :, rows] = -log.mul_(attention).sum(dim=-1)
+        return carried, entropy
+
     def value_norm(self) -> Float[Tensor, "batch key_head key"]:
         """Norm of every value vector, per key head."""
         norm: Tensor = torch.linalg.vector_norm(_wide(self.value), dim=-1)
         return norm
 
-    def entropy(self) -> Float[Tensor, "batch head query"]:
+    def _entropy(self) -> Float[Tensor, "batch head query"]:
         """Entropy of every row, nat.
 
         Without a bias H_i = LSE_i - s q_i . (A (K - mean K))_i - s q_i . mean K, in float32 or wider by one more
         fused call; with a bias, or where the kernel returns no LSE, by building some rows at a time.
         """
-        query, key = _wide(self.query), _wide(self.key)
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        query, key = self._wide_query_and_key()
         if self.bias is not None or query.device.type not in _LSE_KERNEL:
             rows = [torch.special.entr(part).sum(dim=-1) for part in self._rows(query, key)]
             return torch.cat(rows, dim=-1)
@@ -108,9 +138,12 @@ class FusedCall:
 
     def attention(self) -> Float[Tensor, "batch head query key"]:
         """The attention itself, in float32 or wider: for a few images only."""
+        return torch.cat(list(self._rows(*self._wide_query_and_key())), dim=2)
+
+    def _wide_query_and_key(self) -> tuple[Tensor, Tensor]:
         query, key = _wide(self.query), _wide(self.key)
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        return torch.cat(list(self._rows(query, key)), dim=2)
+        repeats = query.shape[1] // key.shape[1]
+        return query, key if repeats == 1 else key.repeat_interleave(repeats, dim=1)  # which copies even for one
 
     def _rows(self, query: Tensor, key: Tensor) -> Any:
         batch, heads, queries, keys = self.shape
@@ -169,12 +202,18 @@ class EagerCall:
         ]
         return torch.cat(rows, dim=2)
 
+    def apply_with_entropy(
+        self, weights: Float[Tensor, "batch #head key channel"]
+    ) -> tuple[Float[Tensor, "batch head query channel"], Float[Tensor, "batch head query"]]:
+        """A @ W, and the entropy of every row, nat."""
+        return self.apply(weights), self._entropy()
+
     def value_norm(self) -> Float[Tensor, "batch head key"]:
         """Norm of every value vector, per head."""
         norm: Tensor = torch.linalg.vector_norm(_wide(self.value), dim=-1)
         return norm
 
-    def entropy(self) -> Float[Tensor, "batch head query"]:
+    def _entropy(self) -> Float[Tensor, "batch head query"]:
         """Entropy of every row, nat, from the probabilities."""
         batch, heads, queries, keys = self.shape
         rows = [

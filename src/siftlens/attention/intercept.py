@@ -19,8 +19,9 @@ from siftlens.core import CaptureError
 
 aten = torch.ops.aten
 
+_ON_CPU = aten._scaled_dot_product_flash_attention_for_cpu.default
 _FUSED = {
-    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _ON_CPU,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
@@ -110,7 +111,7 @@ class Interceptor(TorchDispatchMode):
         if self._pending:
             self._follow(func, args, kwargs, out)
         if func in _FUSED:
-            self._see_fused(func, args, kwargs)
+            self._see_fused(func, args, kwargs, out)
         elif func in _SOFTMAX:
             self._see_softmax(out, args[1])
         elif func in _FAST_PATHS:
@@ -135,7 +136,7 @@ class Interceptor(TorchDispatchMode):
         with self:
             return func(*args, **kwargs)
 
-    def _see_fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _see_fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]) -> None:
         arguments = _by_name(func, args, kwargs)
         if arguments.get("dropout_p"):
             raise CaptureError(f"{self._where()}: attention runs with dropout; call model.eval() before reading it")
@@ -143,7 +144,7 @@ class Interceptor(TorchDispatchMode):
             raise CaptureError(
                 f"{self._where()}: causal attention, as in a text encoder; pass the model's vision encoder alone"
             )
-        self._on_call(FusedCall(func, arguments))
+        self._on_call(FusedCall(func, arguments, out[1] if func is _ON_CPU else None))
 
     def _see_softmax(self, out: Tensor, dim: int) -> None:
         if out.ndim >= 3 or (out.ndim == 2 and out.shape[0] == out.shape[1]):

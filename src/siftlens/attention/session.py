@@ -15,7 +15,7 @@ from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import given_grid, layout_of
 from siftlens.attention.reading import LayerReading, Reading
 from siftlens.attention.trial import Trial, on_trial
-from siftlens.attention.weights import KeyWeights, mean_squared_distance
+from siftlens.attention.weights import KeyWeights
 from siftlens.core import CaptureError, InputError, PatchGrid, TokenLayout
 
 OnLayer = Callable[[int, LayerReading], None]
@@ -43,7 +43,7 @@ def read_attention(
         grid: how the image is cut into patches; found on the model itself where it is called on images. A
             `TokenLayout` also tells class tokens from registers, and is taken as it is. Otherwise each context costs
             trial runs of some three images: in a loop, pass the first `reading.layout` to the contexts that follow.
-        entropy: also compute the entropy of every row, by one more call.
+        entropy: also compute the entropy of every row.
         weighting: "attention", or "value_norm" to weight each key by the norm of its value vector.
 
     Yields:
@@ -190,19 +190,18 @@ class _Session:
         layer = self.roll.enter(capture.tracker, call)
         if layer is None and keys == layout.grid.patches != layout.tokens:
             weights = KeyWeights(self.channels, TokenLayout(layout.grid), self.weighting)
-        entropy = call.entropy() if self.entropy else None  # first: its temporaries are gone before A @ W is there
-        carried = weights.apply(call)
+        carried = weights.apply(call, entropy=self.entropy)
         distance = (
             carried.patch_mass.new_full((batch, heads, queries), torch.nan)
             if layer is None
-            else mean_squared_distance(carried, layout)
+            else weights.mean_squared_distance(carried)
         )
         reading = LayerReading(
             capture.tracker.current,
             carried.values,
             carried.prefix_mass,
             distance,
-            entropy,
+            carried.entropy,
             call.backend,
         )
         if layer is None:

@@ -22,12 +22,14 @@ class Carried:
         prefix_mass: mass on class tokens and on registers.
         patch_mass: mass on patches.
         moments: mean of x, y and x^2 + y^2 under the attention on patches, in half-diagonals from the centre.
+        entropy: of every row, nat; None where it was not asked for.
     """
 
     values: Float[Tensor, "batch head token channel"]
     prefix_mass: Float[Tensor, "batch head token 2"]
     patch_mass: Float[Tensor, "batch head token"]
     moments: Float[Tensor, "batch head token 3"]
+    entropy: Float[Tensor, "batch head token"] | None
 
 
 class KeyWeights:
@@ -56,43 +58,56 @@ class KeyWeights:
         self.layout = layout
         self.weighting = weighting
         self._channels = channels.shape[-1]
-        self._weights = _with_own_channels(channels if channels.ndim == 3 else channels[None], layout)
+        self._coordinates, self._unit = _centred_coordinates(layout, channels)
+        self._weights = self._with_own_channels(channels if channels.ndim == 3 else channels[None])
 
     @property
     def batch(self) -> int:
         """Number of images that the channels are for; 1 where they are for any."""
         return self._weights.shape[0]
 
-    def apply(self, call: AttentionCall) -> Carried:
-        """A @ W for one captured attention."""
+    def apply(self, call: AttentionCall, *, entropy: bool = False) -> Carried:
+        """A @ W for one captured attention, and the entropy of its rows where asked for."""
         batch = call.shape[0]
         weights = self._weights.expand(batch, -1, -1)[:, None]
         if self.weighting == "value_norm":
             norm = call.value_norm()[..., None]
-            out = call.apply(weights.to(norm.dtype) * norm)
+            weights = weights.to(norm.dtype) * norm
+        out, of_rows = call.apply_with_entropy(weights) if entropy else (call.apply(weights), None)
+        if self.weighting == "value_norm":
             out = out / out[..., self._channels : self._channels + 3].sum(dim=-1, keepdim=True)
-        else:
-            out = call.apply(weights)
         values, prefix, patch, moments = out.split([self._channels, 2, 1, 3], dim=-1)
-        return Carried(values, prefix, patch[..., 0], moments)
+        return Carried(values, prefix, patch[..., 0], moments, of_rows)
+
+    def mean_squared_distance(self, carried: Carried) -> Float[Tensor, "batch head token"]:
+        """Mean squared distance of each patch query to the patches it attends to, px^2; NaN for prefix queries.
+
+        Exact from the moments: E|k - q|^2 = E|k|^2 - 2 q . E k + |q|^2, with the attention renormalised over patches.
+        """
+        coordinates = self._coordinates.to(carried.moments)
+        patches = slice(self.layout.prefix, None)
+        moments = carried.moments[:, :, patches] / carried.patch_mass[:, :, patches, None]
+        squared = moments[..., 2] - 2 * (moments[..., :2] * coordinates).sum(dim=-1) + coordinates.square().sum(dim=-1)
+        distance = carried.moments.new_full(carried.patch_mass.shape, torch.nan)
+        distance[:, :, patches] = squared.clamp_min(0) * self._unit**2
+        return distance
+
+    def _with_own_channels(self, channels: Tensor) -> Float[Tensor, "batch token channel"]:
+        """Append class, register and patch indicators and the coordinates; prefix tokens weigh zero elsewhere."""
+        layout = self.layout
+        own = channels.new_zeros(layout.tokens, OWN_CHANNELS)
+        own[: layout.class_tokens, 0] = 1
+        own[layout.class_tokens : layout.prefix, 1] = 1
+        own[layout.prefix :, 2] = 1
+        own[layout.prefix :, 3:5] = self._coordinates
+        own[layout.prefix :, 5] = self._coordinates.square().sum(dim=-1)
+        weights = channels.new_zeros(channels.shape[0], layout.tokens, channels.shape[-1] + own.shape[-1])
+        weights[:, layout.prefix :, : channels.shape[-1]] = channels
+        weights[:, :, channels.shape[-1] :] = own
+        return weights
 
 
-def _with_own_channels(channels: Tensor, layout: TokenLayout) -> Float[Tensor, "batch token channel"]:
-    """Append class, register and patch indicators and the coordinates; prefix tokens weigh zero elsewhere."""
-    coordinates, _ = centred_coordinates(layout, channels)
-    own = channels.new_zeros(layout.tokens, OWN_CHANNELS)
-    own[: layout.class_tokens, 0] = 1
-    own[layout.class_tokens : layout.prefix, 1] = 1
-    own[layout.prefix :, 2] = 1
-    own[layout.prefix :, 3:5] = coordinates
-    own[layout.prefix :, 5] = coordinates.square().sum(dim=-1)
-    weights = channels.new_zeros(channels.shape[0], layout.tokens, channels.shape[-1] + own.shape[-1])
-    weights[:, layout.prefix :, : channels.shape[-1]] = channels
-    weights[:, :, channels.shape[-1] :] = own
-    return weights
-
-
-def centred_coordinates(layout: TokenLayout, like: Tensor) -> tuple[Float[Tensor, "patch 2"], float]:
+def _centred_coordinates(layout: TokenLayout, like: Tensor) -> tuple[Float[Tensor, "patch 2"], float]:
     """Patch centres from the image's centre in half-diagonals, and the length of one, px.
 
     Centred and scaled so that second moments lose little to rounding.
@@ -101,18 +116,4 @@ def centred_coordinates(layout: TokenLayout, like: Tensor) -> tuple[Float[Tensor
     unit = ((grid.height**2 + grid.width**2) ** 0.5) / 2
     centre = torch.tensor([grid.width / 2, grid.height / 2], dtype=torch.float64)
     coordinates = (torch.from_numpy(grid.centres()) - centre) / unit
-    return coordinates.to(like), unit
-
-
-def mean_squared_distance(carried: Carried, layout: TokenLayout) -> Float[Tensor, "batch head token"]:
-    """Mean squared distance of each patch query to the patches it attends to, px^2; NaN for prefix queries.
-
-    Exact from the moments: E|k - q|^2 = E|k|^2 - 2 q . E k + |q|^2, with the attention renormalised over patches.
-    """
-    coordinates, unit = centred_coordinates(layout, carried.moments)
-    patches = slice(layout.prefix, None)
-    moments = carried.moments[:, :, patches] / carried.patch_mass[:, :, patches, None]
-    squared = moments[..., 2] - 2 * (moments[..., :2] * coordinates).sum(dim=-1) + coordinates.square().sum(dim=-1)
-    distance = carried.moments.new_full(carried.patch_mass.shape, torch.nan)
-    distance[:, :, patches] = squared.clamp_min(0) * unit**2
-    return distance
+    return coordinates.to(like.device, torch.promote_types(like.dtype, torch.float32)), unit
