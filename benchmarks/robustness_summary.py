@@ -56,12 +56,12 @@ def stops_table(result: Mapping[str, Any]) -> str:
     stops = result["stops"]
     signals = ", ".join(f"{sum(stop['signal'] == name for stop in stops)} by {name}" for name in ("SIGKILL", "SIGINT"))
     before = sum(stop["committed"] == 0 and not stop["finished"] for stop in stops)
-    within = sum(0 < stop["committed"] < result["images"] for stop in stops)
+    within = sum(0 < stop["committed"] < result["whole"] for stop in stops)
     after = sum(stop["finished"] for stop in stops)
     saving = len(stops) - before - within - after
     faults = sum(bool(stop["faults"]) for stop in stops)
     return (
-        f"{len(stops)} moments ({signals}): {before} before the first commit, {within} among the images, "
+        f"{len(stops)} moments ({signals}): {before} before the first commit, {within} on the way, "
         f"{saving} while results were made and saved, {after} after the end. Runs that did not end with the same "
         f"numbers, repeated finished work or left other files: **{faults}**.\n\n{source(result)}"
     )
@@ -99,7 +99,7 @@ def soak_figure(result: Mapping[str, Any]) -> str:
     )
 
 
-PARTS = {"fuzz": fuzz_table, "stops": stops_table, "soak": soak_figure}
+PARTS = {"fuzz": fuzz_table, "stops": stops_table, "stops-audit": stops_table, "soak": soak_figure}
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
-"""Stop an analysis at random moments, go on, and compare with one that nothing disturbed.
+"""Stop an analysis, or an audit, at random moments, go on, and compare with one that nothing disturbed.
 
     python benchmarks/stops.py --moments 20 --save
+    python benchmarks/stops.py --moments 20 --save --audit
 
 Every moment is drawn from the whole length of a run, beginning and saving included; every other stop is SIGKILL, as a
 power cut or the system's memory killer would be, the others SIGINT, as Ctrl-C. After it the run must go on from the
 last commit, repeat nothing of what was committed, end with the same numbers to the last bit, and leave the same files.
 
-Prints what was found; with --save writes benchmarks/results/stops.json. Exits with 1 where a stop was not survived.
+Prints what was found; with --save writes benchmarks/results/stops.json or stops-audit.json. Exits with 1 where a stop
+was not survived.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,17 +30,38 @@ import torch
 
 import machine
 import siftlens
-from siftlens.data import DrawnMaterial, Planted
+from siftlens.auditing.bench import Bench
+from siftlens.data import PROGRESS, STATE, DrawnMaterial, Planted
 from siftlens.interrelation import run as running
-from siftlens.interrelation.spool import SPOOL
 from siftlens.models import LoadedModel
 from siftlens.models.demo_shortcut import SHORTCUT_SIZE
 
 IMAGES, BATCH = 96, 4
 
 
+@dataclass(frozen=True)
+class Command:
+    """What is stopped.
+
+    Attributes:
+        run: one run into a folder, which notes in a log what it does; commits as often as it can.
+        finished: file that a finished one has.
+        tables: names of its tables.
+        committed: how much is committed in a folder.
+        whole: how much is in the end, given what a whole run noted.
+        repeats: whether a run repeated some of that, given what it noted, what was committed, and the whole.
+    """
+
+    run: Callable[..., None]
+    finished: str
+    tables: tuple[str, ...]
+    committed: Callable[[Path], int]
+    whole: Callable[[list[int]], int]
+    repeats: Callable[[list[int], int, int], bool]
+
+
 def analyse(model: LoadedModel, images: Path, out: Path, log: Path, *, resume: bool) -> None:
-    """One analysis that commits after every batch and notes what it has done."""
+    """One analysis; notes how many images are done."""
     running.run.__kwdefaults__["commit_seconds"] = 0
     with log.open("ab", buffering=0) as file:
 
@@ -49,6 +73,42 @@ def analyse(model: LoadedModel, images: Path, out: Path, log: Path, *, resume: b
         siftlens.analyze(
             model, images, batch_size=BATCH, workers=0, cache=False, out=out, resume=resume, progress=progress
         ).arrays.close()
+
+
+def audit(model: LoadedModel, images: Path, out: Path, log: Path, *, resume: bool) -> None:
+    """One audit; notes its steps."""
+    with log.open("ab", buffering=0) as file:
+        do = Bench.__call__
+
+        def noted(bench: Bench, step: Callable[[Bench], Any]) -> Any:
+            file.write(b"1\n")
+            return do(bench, step)
+
+        Bench.__call__ = noted  # in a process of its own
+        siftlens.audit(model, images, batch_size=BATCH, out=out, resume=resume)
+
+
+ANALYSIS = Command(
+    analyse,
+    "run.json",
+    ("heads", "layers", "images"),
+    lambda out: json.loads(text)["refs"] if (text := _state(out)) else 0,
+    max,
+    lambda noted, committed, _: bool(noted) and noted[0] != committed,
+)
+AUDIT = Command(
+    audit,
+    "audit.json",
+    ("cues", "images", "properties", "shown", "pictures"),
+    lambda out: len(list((out / PROGRESS).glob("*.safetensors"))),
+    len,
+    lambda noted, committed, whole: len(noted) + committed > whole,
+)
+
+
+def _state(out: Path) -> str:
+    state = out / PROGRESS / STATE
+    return state.read_text() if state.exists() else ""
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -72,23 +132,23 @@ def ended(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def stop_once(model: LoadedModel, images: Path, out: Path, whole: Path, moment: float, sign: int) -> dict[str, Any]:
+def stop_once(
+    command: Command, model: LoadedModel, images: Path, out: Path, whole: Path, moment: float, sign: int
+) -> dict[str, Any]:
     """Stop a run, let another go on, and say what differs from the whole one."""
     logs = [out.with_suffix(f".{number}") for number in range(2)]
-    process = in_child(partial(analyse, model, images, out, logs[0], resume=False))
+    process = in_child(partial(command.run, model, images, out, logs[0], resume=False))
     time.sleep(moment)
     os.kill(process, sign)
     first = ended(process)
-    state = out / SPOOL / "state.json"
-    committed = json.loads(state.read_text())["refs"] if state.exists() else 0
-    finished = (out / "run.json").exists()
-    second = ended(in_child(partial(analyse, model, images, out, logs[1], resume=True)))
-    seen = logs[1].read_text().split() if logs[1].exists() else []
+    committed, finished = command.committed(out), (out / command.finished).exists()
+    second = ended(in_child(partial(command.run, model, images, out, logs[1], resume=True)))
+    noted, in_all = _noted(logs[1]), command.whole(_noted(whole.with_suffix(".log")))
     faults = [
         *(["the second run failed"] if second else []),
-        *(["finished work was repeated"] if seen and int(seen[0]) != committed else []),
-        *(["a finished run was repeated"] if finished and seen else []),
-        *_differences(out, whole),
+        *(["finished work was repeated"] if command.repeats(noted, committed, in_all) else []),
+        *(["a finished run was repeated"] if finished and noted else []),
+        *_differences(command, out, whole),
     ]
     return {
         "moment": round(moment, 3),
@@ -100,23 +160,28 @@ def stop_once(model: LoadedModel, images: Path, out: Path, whole: Path, moment: 
     }
 
 
-def _differences(out: Path, whole: Path) -> list[str]:
-    """What is not the same, to the last bit, in two studies."""
+def _noted(log: Path) -> list[int]:
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def _differences(command: Command, out: Path, whole: Path) -> list[str]:
+    """What is not the same, to the last bit, in two folders of results."""
     faults = []
     if names := {path.name for path in out.iterdir()} ^ {path.name for path in whole.iterdir()}:
         faults.append(f"other files: {', '.join(sorted(names))}")
-    for table in ("heads", "layers", "images"):
+    for table in command.tables:
         one, other = (pd.read_parquet(folder / f"{table}.parquet") for folder in (out, whole))
         if not one.equals(other):
             faults.append(f"other {table}")
-    one, other = (siftlens.load_study(folder).arrays for folder in (out, whole))
-    with one, other:
-        if not one.identical(other):
-            faults.append("other arrays")
+    if (whole / "arrays.nc").exists():
+        one, other = (siftlens.load_study(folder).arrays for folder in (out, whole))
+        with one, other:
+            if not one.identical(other):
+                faults.append("other arrays")
     return faults
 
 
-def measure(moments: int, seed: int) -> dict[str, Any]:
+def measure(command: Command, moments: int, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,22 +189,23 @@ def measure(moments: int, seed: int) -> dict[str, Any]:
         Planted(DrawnMaterial(), cue="glyph", correlation=0.95, size=SHORTCUT_SIZE).split("heldout", IMAGES).write(
             place
         )
-        model = siftlens.load_model("demo-shortcut")
-        whole = place / "whole"
+        model, images = siftlens.load_model("demo-shortcut"), place / "images"
         lengths = []
-        for _ in range(2):  # the first is slower
+        for number in range(2):  # the first is slower
             start = time.perf_counter()
-            if ended(in_child(partial(analyse, model, place / "images", whole, place / "log", resume=bool(lengths)))):
+            whole = place / f"whole-{number}"
+            if ended(in_child(partial(command.run, model, images, whole, whole.with_suffix(".log"), resume=False))):
                 sys.exit("the undisturbed run failed")
             lengths.append(time.perf_counter() - start)
         # Spread over the whole run, each by chance within its own part of it.
-        drawn = (np.arange(moments) + random.random(moments)) / moments * lengths[0]
+        drawn = (np.arange(moments) + random.random(moments)) / moments * lengths[1]
         stops = [
-            stop_once(model, place / "images", place / f"{number}", whole, float(moment), sign)
+            stop_once(command, model, images, place / f"{number}", whole, float(moment), sign)
             for number, moment in enumerate(drawn)
             for sign in [signal.SIGINT if number % 2 else signal.SIGKILL]
         ]
-    return {"images": IMAGES, "batch": BATCH, "seed": seed, "seconds": round(lengths[0], 2), "stops": stops}
+        found = {"images": IMAGES, "batch": BATCH, "seed": seed, "seconds": round(lengths[1], 2)}
+        return found | {"whole": command.whole(_noted(whole.with_suffix(".log"))), "stops": stops}
 
 
 def main() -> None:
@@ -147,12 +213,13 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--audit", action="store_true", help="of audits")
     options = parser.parse_args()
-    result = measure(options.moments, options.seed)
+    result = measure(AUDIT if options.audit else ANALYSIS, options.moments, options.seed)
     for stop in result["stops"]:
         print(json.dumps(stop))
     if options.save:
-        print(machine.save_result("stops", result))
+        print(machine.save_result("stops-audit" if options.audit else "stops", result))
     sys.exit(any(stop["faults"] for stop in result["stops"]))
 
 

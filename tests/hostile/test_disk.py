@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from hostile.corpus import picture
 from siftlens.cli.app import app
 from siftlens.core import InputError
+from siftlens.data import PROGRESS, STATE
 from siftlens.interrelation.main_pass import MainPass
-from siftlens.interrelation.spool import SPOOL
 from siftlens.patchmaps import Shrinking
 from siftlens.pretraining.images import hold
 
@@ -81,7 +81,7 @@ def test_a_disk_that_fills_up_at_any_moment_leaves_the_last_state(place, siftlen
             patch.setattr(MainPass, "results", squeeze)
             result = siftlens_cli(*ANALYZE, "--resume", out="disk")
         told = result.failed("cannot write disk.*: the disk is full; free some space")
-        state = disk / SPOOL / "state.json"
+        state = disk / PROGRESS / STATE
         assert ("--resume goes on from the last state in disk" in told) == state.exists()
         committed.append(json.loads(state.read_text())["refs"] if state.exists() else 0)
         assert not (disk / "run.json").exists()

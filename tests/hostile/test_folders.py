@@ -10,8 +10,8 @@ from PIL import Image
 import siftlens
 from hostile.corpus import encoded, picture
 from oracles import leaning
-from siftlens.data import content_hash
-from siftlens.interrelation.spool import SPOOL, Spool
+from siftlens.data import PROGRESS, content_hash
+from siftlens.interrelation.spool import Spool
 from siftlens.keypoints import KeypointStore, SiftSettings
 
 STUDY = ("run.json", "heads.parquet", "layers.parquet", "images.parquet", "arrays.nc", "gallery.npz", "quarantine.csv")
@@ -165,13 +165,13 @@ def test_a_policy_that_is_none_is_refused(place, siftlens_cli, given):
     ],
 )
 def test_a_damaged_interruption_is_refused(place, name, damage):
-    spool = Spool(place / "out" / SPOOL, {})
+    spool = Spool(place / "out" / PROGRESS, {})
     spool.append(np.ones((3, 5, 2, 7), np.float32), [{"identity": f"{number}.png"} for number in range(3)])
     spool.commit(3, {"": {"sum": np.arange(11.0)}})
     spool.close()
-    damage(place / "out" / SPOOL / name)
+    damage(place / "out" / PROGRESS / name)
     with pytest.raises(siftlens.InputError, match=r"remove .* and run again|cannot write"):
-        spool = Spool(place / "out" / SPOOL, {}, resume=True)
+        spool = Spool(place / "out" / PROGRESS, {}, resume=True)
         try:
             spool.sums()
             list(spool.image_lines())

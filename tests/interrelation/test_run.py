@@ -12,11 +12,10 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from siftlens.core import InputError, ModelError, NothingReadableError
-from siftlens.data import NORMALIZATIONS, Preprocessing, open_images
+from siftlens.data import NORMALIZATIONS, Preprocessing, discard_progress, has_progress, open_images
 from siftlens.interrelation import reference
-from siftlens.interrelation.run import discard_progress, run
+from siftlens.interrelation.run import run
 from siftlens.interrelation.settings import MAX_GROUPS, Settings
-from siftlens.interrelation.spool import has_progress
 from siftlens.models import LoadedModel, hash_weights
 
 HEIGHT, WIDTH, PATCH, LAYERS, HEADS = 40, 56, 8, 2, 3  # 5 x 7 patches

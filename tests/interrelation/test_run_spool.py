@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from siftlens.core import InputError, StudyError
-from siftlens.interrelation.spool import SPOOL, Spool, has_progress
+from siftlens.data import PROGRESS, has_progress
+from siftlens.interrelation.spool import Spool
 
 SHAPE = (5, 3, 7)  # variable, layer, head
 
@@ -19,7 +20,7 @@ def lines(first, count):
 
 
 def open_spool(tmp_path, *, resume=False, **settings):
-    return Spool(tmp_path / SPOOL, {"seed": 0, **settings}, resume=resume)
+    return Spool(tmp_path / PROGRESS, {"seed": 0, **settings}, resume=resume)
 
 
 def committed(tmp_path):
@@ -78,7 +79,7 @@ def test_a_commit_replaces_only_the_sums_that_changed(tmp_path):
     sums = spool.sums()
     np.testing.assert_array_equal(sums[""]["sum"], np.arange(11.0))
     np.testing.assert_array_equal(sums["dogs"]["sum"], [5, 5])
-    assert len(list((tmp_path / SPOOL).glob("state-*.npz"))) == 2
+    assert len(list((tmp_path / PROGRESS).glob("state-*.npz"))) == 2
     spool.close()
 
 
@@ -113,7 +114,7 @@ def test_a_crash_inside_a_commit_leaves_the_one_before(tmp_path, monkeypatch, mo
 def test_an_interrupted_run_is_not_overwritten(tmp_path):
     committed(tmp_path).close()
     assert has_progress(tmp_path)
-    with pytest.raises(InputError, match="holds an interrupted analysis; add --resume"):
+    with pytest.raises(InputError, match="holds an interrupted run; add --resume"):
         open_spool(tmp_path)
 
 
@@ -133,7 +134,7 @@ def test_without_a_commit_nothing_is_left(tmp_path):
 
 def test_a_log_that_lost_its_end_is_refused(tmp_path):
     committed(tmp_path).close()
-    log = tmp_path / SPOOL / "rows.f32"
+    log = tmp_path / PROGRESS / "rows.f32"
     log.write_bytes(log.read_bytes()[:-1])
     with pytest.raises(StudyError, match=r"rows\.f32 is shorter than its last commit; remove"):
         open_spool(tmp_path, resume=True)
@@ -142,7 +143,7 @@ def test_a_log_that_lost_its_end_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": {}, "format": 1}'])
 def test_a_damaged_commit_is_refused(tmp_path, text):
     committed(tmp_path).close()
-    (tmp_path / SPOOL / "state.json").write_text(text)
+    (tmp_path / PROGRESS / "state.json").write_text(text)
     with pytest.raises(
         StudyError, match=r"state\.json (is damaged|names no format|was changed).*; remove .* and run again"
     ):
@@ -151,7 +152,7 @@ def test_a_damaged_commit_is_refused(tmp_path, text):
 
 def test_a_commit_of_another_format_is_refused(tmp_path):
     committed(tmp_path).close()
-    path = tmp_path / SPOOL / "state.json"
+    path = tmp_path / PROGRESS / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     with pytest.raises(StudyError, match="has format 99, this siftlens reads up to 1; update siftlens"):
         open_spool(tmp_path, resume=True)
@@ -169,7 +170,7 @@ def compressed_by_another_method(whole):
 @pytest.mark.parametrize("damage", [cut, compressed_by_another_method])
 def test_damaged_sums_are_refused(tmp_path, damage):
     committed(tmp_path).close()
-    sums = next((tmp_path / SPOOL).glob("state-*.npz"))
+    sums = next((tmp_path / PROGRESS).glob("state-*.npz"))
     sums.write_bytes(damage(sums.read_bytes()))
     spool = open_spool(tmp_path, resume=True)
     with pytest.raises(StudyError, match=r"state-1-\d\.npz cannot be read; remove"):
@@ -180,7 +181,7 @@ def test_damaged_sums_are_refused(tmp_path, damage):
 @pytest.mark.parametrize("name", ["images.jsonl", "quarantine.jsonl"])
 def test_a_damaged_line_is_refused(tmp_path, name):
     committed(tmp_path).close()
-    log = tmp_path / SPOOL / name
+    log = tmp_path / PROGRESS / name
     log.write_bytes(b"\xff" + log.read_bytes()[1:])
     spool = open_spool(tmp_path, resume=True)
     with pytest.raises(StudyError, match=rf"{name} is damaged; remove .* and run again"):
@@ -208,12 +209,12 @@ def test_a_full_disk_says_so(tmp_path, monkeypatch):
 def test_a_path_that_is_a_file_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write .*file.*: a file stands where a folder is needed"):
-        Spool(tmp_path / "file" / SPOOL, {})
+        Spool(tmp_path / "file" / PROGRESS, {})
 
 
 def test_two_processes_cannot_write_to_one_folder(tmp_path):
     first = committed(tmp_path)
-    with pytest.raises(InputError, match=r"another analysis is writing to .*; wait for it to end, or choose another"):
+    with pytest.raises(InputError, match=r"another run is writing to .*; wait for it to end, or choose another"):
         open_spool(tmp_path, resume=True)
     first.append(rows(3, 1), lines(3, 1))
     first.commit(5, {})
@@ -226,7 +227,7 @@ def test_two_processes_cannot_write_to_one_folder(tmp_path):
 
 def test_a_refused_run_lets_go_of_the_folder(tmp_path):
     committed(tmp_path).close()
-    with pytest.raises(InputError, match="holds an interrupted analysis"):
+    with pytest.raises(InputError, match="holds an interrupted run"):
         open_spool(tmp_path)
     open_spool(tmp_path, resume=True).close()
 

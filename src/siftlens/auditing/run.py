@@ -1,11 +1,13 @@
 """An audit from images to verdicts, step by step."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from siftlens import __version__
 from siftlens.attention import find_layout
 from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.candidates import find_candidates
@@ -15,6 +17,7 @@ from siftlens.auditing.classifier import match_logits, with_probe
 from siftlens.auditing.gallery import take_gallery
 from siftlens.auditing.margins import logits_of
 from siftlens.auditing.reader import Reader
+from siftlens.auditing.remembered import remembered
 from siftlens.auditing.results import AuditResult
 from siftlens.auditing.sample import enough, take_sample
 from siftlens.auditing.screen import screen
@@ -45,6 +48,10 @@ class Run:
         labels: of each; None for folders.
         settings: what to compute.
         progress: called with a stage, what is done and what there is to do.
+        folder: where steps leave what they find, for an interrupted audit to go on from; None for nowhere.
+
+    Attributes:
+        numbers: all that the audit's numbers depend on, as JSON values.
     """
 
     def __init__(
@@ -54,9 +61,18 @@ class Run:
         labels: Sequence[str | int] | None,
         settings: AuditSettings,
         progress: Progress,
+        folder: Path | None = None,
     ):
-        self.settings, self.progress = settings, progress
+        self.settings, self.progress, self.folder = settings, progress, folder
         self.sample = take_sample(source, labels, model.preprocessing, settings.seed)
+        self.numbers = {
+            "siftlens": __version__,
+            **model.numbers(),
+            **settings.described(),
+            "batch_size": settings.batch_size,
+            "images": len(self.sample.refs),
+            "what they show": self.sample.digest,
+        }
         self.passes = 0
         if settings.probe:
             model = self._probed(model)
@@ -76,7 +92,7 @@ class Run:
     def go(self, engine: Engine) -> AuditResult:
         """All steps, those that take long on the engine."""
         sample, settings, grid = self.sample, self.settings, self.bench.layout.grid
-        with engine.hire(self.bench) as each:
+        with engine.hire(self.bench) as hired, remembered(hired, self.folder, self.numbers) as each:
             vocabulary = self.vocabulary()
             seen = self.see(vocabulary, each)
             found = find_candidates(
@@ -109,6 +125,7 @@ class Run:
         counted = self.passes + sum(trial.effects.passes for trial in trials)
         info = {
             "settings": settings.described(),
+            "numbers": self.numbers,
             "model": self.model.describe(),
             "versions": versions(),
             "hardware": hardware(self.model.device),
@@ -182,15 +199,3 @@ class Run:
         """Median margin of each class's own images in the confirm half; NaN without any."""
         halves = [~self.sample.discover & (self.sample.labels == label) for label in range(len(self.sample.names))]
         return np.array([np.median(seen.margins[half]) if half.any() else np.nan for half in halves])
-
-
-def run_audit(
-    model: LoadedModel,
-    source: ImageSource,
-    labels: Sequence[str | int] | None,
-    settings: AuditSettings,
-    engine: Engine,
-    progress: Progress,
-) -> AuditResult:
-    """Audit a classifier; see `siftlens.audit`."""
-    return Run(model, source, labels, settings, progress).go(engine)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -29,6 +30,7 @@ class Sample:
         discover: whether an image is there to find cues, not to test them.
         properties: brightness, contrast and so on, in the order of `PROPERTIES`.
         set_aside: (identity, reason) of images that are not among them.
+        digest: of what the images show and their labels, in order.
     """
 
     refs: tuple[ImageRef, ...]
@@ -37,6 +39,7 @@ class Sample:
     discover: Bool[np.ndarray, " image"]
     properties: Float[np.ndarray, "image property"]
     set_aside: tuple[tuple[str, str], ...]
+    digest: str
 
 
 def take_sample(
@@ -79,7 +82,15 @@ def take_sample(
     classes = np.array([names.index(kept[i]) for i in use])
     groups = _near_duplicates(np.stack(thumbnails)[use])
     discover = _part(groups, classes, [contents[i] for i in use], seed)
-    sample = Sample(tuple(refs[i] for i in use), names, classes, discover, np.stack(properties)[use], tuple(set_aside))
+    sample = Sample(
+        tuple(refs[i] for i in use),
+        names,
+        classes,
+        discover,
+        np.stack(properties)[use],
+        tuple(set_aside),
+        blake2b(repr([(contents[i], kept[i]) for i in use]).encode(), digest_size=16).hexdigest(),
+    )
     if len(enough(sample)) == 0:
         raise InputError(
             f"expected a class with at least {2 * FEW} different images, the largest of {len(names)} has "

@@ -97,7 +97,7 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class _Glimpse:
+class Glimpse:
     """What was seen of a batch, as in `Seen`."""
 
     logits: Float[Tensor, "image logit"]
@@ -121,7 +121,7 @@ def _question(
     return _Question(images, discover[images], logit[sample.labels[mine]], donors, shares)
 
 
-def _look(bench: Bench, vocabulary: Vocabulary, question: _Question) -> _Glimpse:
+def _look(bench: Bench, vocabulary: Vocabulary, question: _Question) -> Glimpse:
     (batch,) = bench.reader.batches(question.images)
     logits, tokens = bench.run(batch.x)
     mine = question.attributed
@@ -129,7 +129,7 @@ def _look(bench: Bench, vocabulary: Vocabulary, question: _Question) -> _Glimpse
     if mine.any():
         attribution[mine] = _attribution(bench, batch.x[torch.from_numpy(mine)], question)
     passes = len(mine) + _SAMPLES * int(mine.sum()) * (1 + _BACKWARD)
-    return _Glimpse(logits.cpu(), vocabulary.words(batch.pixels, tokens), attribution, passes)
+    return Glimpse(logits.cpu(), vocabulary.words(batch.pixels, tokens), attribution, passes)
 
 
 def _attribution(bench: Bench, x: Tensor, question: _Question) -> Float[np.ndarray, "mine patch"]:

@@ -19,12 +19,17 @@ from siftlens.auditing.codebook import Codebook
 from siftlens.auditing.results import AuditResult
 from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.core import InputError, PatchGrid, StudyError
-from siftlens.data import Normalization, Preprocessing, atomic_path, read_record, write_record
+from siftlens.data import Normalization, Preprocessing, atomic_path, expect_asked, read_record, write_record
 from siftlens.interrelation.files import write_table
 
 _INFO = "audit.json"
 _CODEBOOKS = "codebooks.safetensors"
 _TABLES = ("cues", "images", "properties", "shown", "pictures")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a whole audit."""
+    return (folder / _INFO).exists()
 
 
 def expect_free(folder: Path) -> None:
@@ -33,8 +38,19 @@ def expect_free(folder: Path) -> None:
     Raises:
         InputError: it holds one.
     """
-    if (folder / _INFO).exists():
+    if is_finished(folder):
         raise InputError(f"{folder} holds a finished audit; choose another folder, or remove that one first")
+
+
+def expect_startable(folder: Path, *, resume: bool) -> None:
+    """Refuse a folder with a finished audit, or an interrupted one, that nobody asked to go on with.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not resume:
+        expect_free(folder)
+    expect_asked(folder, resume=resume)
 
 
 def save(audit: AuditResult, folder: Path) -> None:

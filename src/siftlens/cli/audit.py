@@ -91,6 +91,9 @@ def audit(
             rich_help_panel=RUN,
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted audit in DIR.", rich_help_panel=RUN)
+    ] = False,
 ) -> None:
     """Find what a classifier leans on besides the object, and test each claim by intervention.
 
@@ -103,12 +106,12 @@ def audit(
 
         open_images(images)  # a mistyped path is told at once, and before a model is downloaded
 
-        from siftlens.auditing.storage import expect_free
+        from siftlens.auditing.storage import expect_startable
         from siftlens.cli.audited import audited
         from siftlens.models import load_model
         from siftlens.study import audit as run
 
-        expect_free(out)
+        expect_startable(out, resume=resume)
         loaded = load_model(model, weights=weights, size=height_width, device=device)
         with shown(Console(stderr=True)) as progress:
             found = run(
@@ -123,7 +126,8 @@ def audit(
                 engine=engine,
                 address=address,
                 workers=workers,
+                out=out,
+                resume=resume,
                 progress=progress,
             )
-        found.save(out)
         typer.echo(printable(audited(found, out)))

@@ -1,6 +1,6 @@
 """Images: where they come from, how they are decoded, and what a model sees of them."""
 
-from siftlens.data.atomic import UNFINISHED, atomic_path, disk_errors, reserve, write_page
+from siftlens.data.atomic import atomic_path, disk_errors, reserve, write_page
 from siftlens.data.decode import Unreadable, decode
 from siftlens.data.files import open_images
 from siftlens.data.pixels import as_pixels, content_hash
@@ -12,12 +12,14 @@ from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preproces
 from siftlens.data.records import read_record, write_record
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
+from siftlens.data.under_way import PROGRESS, STATE, discard_progress, expect_asked, expect_same, has_progress, locked
 
 __all__ = [
     "CUES",
     "NORMALIZATIONS",
+    "PROGRESS",
     "SPLITS",
-    "UNFINISHED",
+    "STATE",
     "DrawnMaterial",
     "FolderMaterial",
     "ImageRef",
@@ -35,7 +37,12 @@ __all__ = [
     "atomic_path",
     "content_hash",
     "decode",
+    "discard_progress",
     "disk_errors",
+    "expect_asked",
+    "expect_same",
+    "has_progress",
+    "locked",
     "open_images",
     "opened",
     "read_record",

@@ -1,7 +1,6 @@
 """One pass over the images: from files to a finished analysis, in memory that does not grow with their number."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import xarray as xr
 from siftlens import __version__
 from siftlens.attention import find_layout
 from siftlens.core import InputError, TokenLayout
-from siftlens.data import UNFINISHED, ImageSource
+from siftlens.data import PROGRESS, ImageSource
 from siftlens.engine import Engine, LocalEngine
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.files import write_arrays, write_images
@@ -28,7 +27,7 @@ from siftlens.interrelation.provenance import hardware, versions
 from siftlens.interrelation.reference import reference_pool
 from siftlens.interrelation.results import Result, RunInfo
 from siftlens.interrelation.settings import MAX_GROUPS, Settings
-from siftlens.interrelation.spool import SPOOL, Spool
+from siftlens.interrelation.spool import Spool
 from siftlens.keypoints import KeypointCache
 from siftlens.models import LoadedModel
 from siftlens.patchmaps import PrepareSettings, mask_file
@@ -44,12 +43,6 @@ _IMAGE_COLUMNS = pa.schema(
         ("outlier_tokens", pa.int32()),
         ("mask_auroc", pa.float32()),
     ]
-)
-
-# What of a model's description the numbers depend on.
-_OF_MODEL = (
-    *("weights_hash", "dtype", "height", "width"),
-    *("resize", "resize_to", "interpolation", "mean", "std"),
 )
 
 Progress = Callable[[str, int, int], None]
@@ -100,7 +93,7 @@ def run(
     layout = find_layout(model.module, _blank(model))
     prepare = PrepareSettings(model.preprocessing, layout.grid, measure=settings.measure, masks=settings.masks)
     numbers = numbers_of(model, source, settings)
-    spool = Spool(folder / SPOOL, numbers, resume=resume)
+    spool = Spool(folder / PROGRESS, numbers, resume=resume)
     try:
         with clock("pool"):
             pool = reference_pool(
@@ -158,23 +151,14 @@ def run(
     return Result(found.heads, found.layers, arrays, images, quarantine, info, gallery, by_group)
 
 
-def discard_progress(folder: Path) -> None:
-    """Remove what an interrupted analysis would go on from, and files that a killed one left half written."""
-    shutil.rmtree(folder / SPOOL, ignore_errors=True)
-    for path in folder.glob(UNFINISHED):
-        path.unlink(missing_ok=True)
-
-
 def numbers_of(model: LoadedModel, source: ImageSource, settings: Settings) -> dict[str, Any]:
     """Everything that the numbers depend on, as JSON values: an analysis goes on only with the same."""
     names = hashlib.blake2b(digest_size=16)
     for ref in source:
         names.update(ref.identity.encode("utf-8", "surrogateescape") + b"\0")
-    described = model.describe()
     return settings.numbers() | {
         "siftlens": __version__,
-        "model": model.spec,
-        **{name: described[name] for name in _OF_MODEL},
+        **model.numbers(),
         "images": len(source),
         "names": names.hexdigest(),
     }

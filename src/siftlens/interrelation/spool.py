@@ -20,20 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from jaxtyping import Float
 
-from siftlens.core import InputError, StudyError
-from siftlens.data import atomic_path, disk_errors, read_record, write_record
+from siftlens.core import StudyError
+from siftlens.data import (
+    STATE,
+    atomic_path,
+    disk_errors,
+    expect_asked,
+    expect_same,
+    locked,
+    read_record,
+    write_record,
+)
 
-SPOOL = ".progress"  # folder of an analysis under way, inside the folder of the study
-_STATE = "state.json"
 _LOGS = ("rows.f32", "images.jsonl", "quarantine.jsonl")
-
-
-def has_progress(folder: Path) -> bool:
-    """Whether an interrupted analysis can go on in the folder of a study."""
-    return (folder / SPOOL / _STATE).exists()
 
 
 @dataclass
@@ -80,14 +81,10 @@ class Spool:
         self._logs: dict[str, BufferedWriter] = {}
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder)
+            self._lock = locked(folder.parent)
         try:
-            if (folder / _STATE).exists():
-                if not resume:
-                    raise InputError(
-                        f"{folder.parent} holds an interrupted analysis; add --resume (resume=True) to go on with it, "
-                        "or choose another folder"
-                    )
+            if (folder / STATE).exists():
+                expect_asked(folder.parent, resume=resume)
                 self._state = self._last_commit()
             with disk_errors(folder):
                 for name in _LOGS:
@@ -101,20 +98,16 @@ class Spool:
             raise
 
     def _last_commit(self) -> _State:
-        values = read_record(self.folder / _STATE, f"remove {self.folder} and run again")
+        advice = f"remove {self.folder} and run again"
+        values = read_record(self.folder / STATE, advice)
+        if not {part.name for part in fields(_State)} <= values.keys():
+            raise StudyError(f"{self.folder / STATE} is not of an analysis; {advice}, or choose another folder")
         state = _State(**{part.name: values[part.name] for part in fields(_State)})
         for name, size in state.sizes.items():
             log = self.folder / name
             if not log.exists() or log.stat().st_size < size:
-                raise StudyError(f"{log} is shorter than its last commit; remove {self.folder} and run again")
-        now = self._state.settings
-        changed = [name for name in now | state.settings if now.get(name) != state.settings.get(name)]
-        if changed:
-            name = changed[0]
-            raise InputError(
-                f"{self.folder.parent} was begun with {name} {state.settings.get(name)!r}, now it is "
-                f"{now.get(name)!r}; resume with the same, or choose another folder"
-            )
+                raise StudyError(f"{log} is shorter than its last commit; {advice}")
+        expect_same(self.folder.parent, state.settings, self._state.settings)
         return state
 
     @property
@@ -170,7 +163,7 @@ class Spool:
             state.sums[name] = f"state-{state.commits}-{number}.npz"
             with atomic_path(self.folder / state.sums[name]) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-        write_record(self.folder / _STATE, asdict(state), ())
+        write_record(self.folder / STATE, asdict(state), ())
         for name in old - set(state.sums.values()):
             (self.folder / name).unlink()
 
@@ -224,18 +217,6 @@ class Spool:
                 except ValueError as error:
                     raise StudyError(f"{log.name} is damaged; remove {self.folder} and run again") from error
                 yield record
-
-
-def _locked(folder: Path) -> FileLock:
-    """Hold a folder until the lock is released or this process ends, however it ends."""
-    lock = FileLock(folder / "lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"another analysis is writing to {folder.parent}; wait for it to end, or choose another folder"
-        ) from error
-    return lock
 
 
 def _lines(records: list[dict[str, Any]]) -> bytes:

@@ -52,6 +52,13 @@ class Built:
     notes: tuple[str, ...] = ()
 
 
+# What of a model's description every number depends on.
+_OF_NUMBERS = (
+    *("weights_hash", "dtype", "height", "width"),
+    *("resize", "resize_to", "interpolation", "mean", "std"),
+)
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model, ready to look at images.
@@ -91,6 +98,11 @@ class LoadedModel:
         """The type of its weights and of x."""
         parameter = next(self.module.parameters(), None)
         return torch.float32 if parameter is None else parameter.dtype
+
+    def numbers(self) -> dict[str, Any]:
+        """What of the model every number depends on, as JSON values: a run goes on only with the same."""
+        described = self.describe()
+        return {"model": self.spec} | {name: described[name] for name in _OF_NUMBERS}
 
     def describe(self) -> dict[str, Any]:
         """Everything about the model that belongs on the record, as JSON values."""

@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from siftlens.core import InputError
-from siftlens.data import open_images
+from siftlens.data import discard_progress, open_images
 from siftlens.engine import open_engine
 from siftlens.interrelation.results import Result
-from siftlens.interrelation.run import Progress, discard_progress, numbers_of, run
+from siftlens.interrelation.run import Progress, numbers_of, run
 from siftlens.interrelation.settings import Measure, Settings
 from siftlens.keypoints import KeypointCache
 from siftlens.models import LoadedModel

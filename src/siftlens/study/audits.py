@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from siftlens.auditing import AuditResult, AuditSettings, run_audit, storage
+from siftlens.auditing import AuditResult, AuditSettings, Run, storage
 from siftlens.auditing.vocabulary import KINDS
 from siftlens.core import InputError
-from siftlens.data import open_images, write_page
+from siftlens.data import discard_progress, expect_same, open_images, write_page
 from siftlens.engine import open_engine
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
@@ -62,6 +62,8 @@ def audit(
     engine: str = "local",
     address: str | None = None,
     workers: int | None = None,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Audit:
     """Find what a classifier leans on besides the object, and test each claim by intervention.
@@ -85,6 +87,8 @@ def audit(
         engine: where to compute: "local", in this process; "ray", on a Ray cluster, which gives the same numbers.
         address: of a running Ray cluster ("auto" for the one on this machine); None starts one on this machine's cores.
         workers: ray: processes that run the model; None as fits.
+        out: folder to write the audit to, and meanwhile what each step found; without, it is held in memory.
+        resume: go on with an interrupted audit in `out`.
         progress: called with a stage ("images", "cues"), what is done and what there is to do.
 
     Returns:
@@ -101,6 +105,8 @@ def audit(
         >>> audit.cues[["cue", "verdict", "dependence", "p"]]
         >>> audit.save("out/audit")
     """
+    if out is None and resume:
+        raise InputError("resume=True goes on with an audit in a folder; pass out=FOLDER")
     if engine == "local" and workers is not None:
         raise InputError(
             "an audit on this machine runs in one process; leave out --workers (workers=None), or add --engine ray "
@@ -118,8 +124,17 @@ def audit(
     started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     source = open_images(images, limit=limit)
     loaded = as_loaded(model, source, normalize, size)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        storage.expect_startable(folder, resume=resume)
+    run = Run(loaded, source, labels, settings, progress, folder)
+    if folder is not None and storage.is_finished(folder):
+        finished = load_audit(folder)
+        expect_same(folder, finished.info.get("numbers", {}), run.numbers)
+        discard_progress(folder)  # where it was stopped between saving and this
+        return finished
     with open_engine(engine, workers=workers, address=address, gpu=loaded.device.type == "cuda") as where:
-        result = run_audit(loaded, source, labels, settings, where, progress)
+        result = run.go(where)
     asked = {
         "source": str(images) if isinstance(images, str | PathLike) else "in memory",
         "labels": "folders" if labels is None else "given",
@@ -132,7 +147,11 @@ def audit(
         "started": started,
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    return _public(result, info=info)
+    found = _public(result, info=info)
+    if folder is not None:
+        found.save(folder)
+        discard_progress(folder)
+    return found
 
 
 def load_audit(folder: str | PathLike[str]) -> Audit:

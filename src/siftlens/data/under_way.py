@@ -1,0 +1,73 @@
+"""The hidden folder from which an interrupted run goes on: whose it is, and whether it may."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from siftlens.core import InputError
+from siftlens.data.atomic import UNFINISHED
+
+PROGRESS = ".progress"  # inside the folder that the results go to
+STATE = "state.json"
+
+
+def has_progress(folder: Path) -> bool:
+    """Whether an interrupted run can go on in a folder of results."""
+    return (folder / PROGRESS / STATE).exists()
+
+
+def discard_progress(folder: Path) -> None:
+    """Remove what an interrupted run would go on from, and files that a killed one left half written."""
+    shutil.rmtree(folder / PROGRESS, ignore_errors=True)
+    for path in folder.glob(UNFINISHED):
+        path.unlink(missing_ok=True)
+
+
+def locked(folder: Path) -> FileLock:
+    """Hold a folder of results until the lock is released or this process ends, however it ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    lock = FileLock(folder / PROGRESS / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"another run is writing to {folder}; wait for it to end, or choose another folder") from error
+    return lock
+
+
+def expect_asked(folder: Path, *, resume: bool) -> None:
+    """Refuse a folder with an interrupted run that nobody asked to go on with.
+
+    Raises:
+        InputError: it is one.
+    """
+    if has_progress(folder) and not resume:
+        raise InputError(
+            f"{folder} holds an interrupted run; add --resume (resume=True) to go on with it, or choose another folder"
+        )
+
+
+def expect_same(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than a run was begun with.
+
+    Args:
+        folder: of the results.
+        begun: the settings that were recorded.
+        now: those of this run (JSON values).
+
+    Raises:
+        InputError: they differ.
+    """
+    now = json.loads(json.dumps(now))
+    for name in {**now, **begun}:
+        if now.get(name) != begun.get(name):
+            raise InputError(
+                f"{folder} was begun with {name} {begun.get(name)!r}, now it is {now.get(name)!r}; resume with the "
+                "same, or choose another folder"
+            )
