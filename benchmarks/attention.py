@@ -3,7 +3,7 @@
 Every arm but the plain forward pass computes all statistics of every layer and head for the same 59 channels.
 
     python benchmarks/attention.py                      all settings, about 25 minutes on 2 cores
-    python benchmarks/attention.py --setting b16-224
+    python benchmarks/attention.py --setting b16-224    this one again, the others stay as they were measured
     python benchmarks/attention.py --device cuda        bfloat16, batches of 32, also 1024 px
 
 Speed: the arms take turns within one process; the median over rounds of the ratio to the plain forward pass.
@@ -274,6 +274,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     resident = {
         arm: statistics.median(memory_in_fresh_process(name, arm) for _ in range(RESIDENT_REPEATS)) for arm in ARMS
     }
+    load = round(os.getloadavg()[0], 2)  # before the arms are timed, one after the other
     arms = {arm: timed(setting, build(setting)[1]) for arm, build in ARMS.items() if math.isfinite(memory[arm])}
     speed = machine.ratios(machine.take_turns(arms, rounds), "plain forward pass")
     for arm, row in speed.items():
@@ -289,6 +290,8 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "channels": plain(setting)[0].maps.channels.shape[-1] + OWN_CHANNELS,
         "tokens": (setting.pixels // setting.patch) ** 2 + 1,
         "rounds": rounds,
+        "command": machine.command(),
+        "load_before": load,
         "arms": speed,
         "out_of_memory": [arm for arm in ARMS if not math.isfinite(memory[arm])],
         "largest_error": largest_errors(setting),
@@ -306,15 +309,16 @@ def main() -> None:
         if options.memory:
             print(json.dumps(memory_of(ALL_SETTINGS[options.memory[0]], options.memory[1])))
             return
-        results = {}
+        saved = f"attention-{options.device}"
+        results = machine.load_result(saved)["settings"] if options.setting else {}
         for name in options.setting or (SETTINGS if options.device == "cpu" else GPU_SETTINGS):
             results[name] = measure(name, options.rounds)
+            machine.save_result(saved, {"seed": SEED, "settings": results})
             for arm, row in results[name]["arms"].items():
                 print(
                     f"{name}  {arm:46} {row['images_per_second']:6.2f} images/s  {row['ratio']:5.2f}x time"
                     f"  {row['peak_memory_mb']:7.1f} MB  {row['memory_ratio']:5.2f}x memory"
                 )
-    print(machine.save_result(f"attention-{options.device}", {"seed": SEED, "settings": results}))
 
 
 if __name__ == "__main__":

@@ -75,12 +75,23 @@ def ratios(seconds: Mapping[str, list[float]], to: str) -> dict[str, dict[str, f
     return result
 
 
+def command() -> str:
+    """The command line of this benchmark."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def load_result(name: str) -> dict[str, Any]:
+    """A result that `save_result` wrote."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
 def save_result(name: str, result: Mapping[str, Any]) -> Path:
     """Write a result with the machine and the command beside it; whole or not at all."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     whole = {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": command(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine(),
         **result,

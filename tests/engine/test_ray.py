@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 from PIL import Image
@@ -190,6 +193,24 @@ def test_an_audit_is_that_of_one_process(planted, workers):
     assert audit.info["settings"]["engine"] == "ray"
     cues = len(audit.cues)
     assert seen == [("images", min(17 * i, 80), 80) for i in range(1, 6)] + [("cues", i, cues) for i in range(cues + 1)]
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_an_audit_of_one_file_of_images(planted, kind, tmp_path):
+    """Each machine reads its images in place; names differ from those of a folder, cues do not."""
+    folder, file = planted[0]["images"], tmp_path / f"images.{kind}"
+    paths = sorted(folder.glob("*/*.png"))
+    labels = [path.parent.name for path in paths]
+    if kind == "tar":
+        with tarfile.open(file, "w") as tar:
+            for path in paths:
+                tar.add(path, path.relative_to(folder))
+    else:
+        rows = [{"image": {"bytes": path.read_bytes(), "path": path.name}} for path in paths]
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    audit = audited(file, labels=labels, engine="ray", workers=1)
+    assert_same_audit(audit, audited(file, labels=labels))
+    pd.testing.assert_frame_equal(audit.cues, audited(folder, labels=labels).cues, rtol=1e-9, atol=1e-12)
 
 
 @pytest.fixture(scope="module")

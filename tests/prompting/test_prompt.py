@@ -12,8 +12,9 @@ from siftlens.core import CaptureError, InputError
 from siftlens.prompting import Bias, Contrast, PixelMask, Policy, TokenChoice, prompt
 from siftlens.prompting.patches import highest
 
-PLAIN = ["timm-vit", "timm-vit-eager", "timm-deit3", "timm-deit-distilled", "timm-dinov2-registers", "timm-siglip"]
-PLAIN += ["torchvision", "open_clip"]
+SHORTENED = ["timm-vit", "timm-vit-eager", "timm-deit3", "timm-deit-distilled", "timm-dinov2-registers", "timm-siglip"]
+INSIDE = ["timm-beit", "timm-dinov3", "timm-eva02"]  # positions come in inside the blocks
+SHORTENED += ["torchvision", "open_clip", *INSIDE]
 STRONG = Policy(bias=(Bias(4.0),))
 
 
@@ -53,7 +54,7 @@ def test_highest_patches():
         highest(maps, 0.05)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", SHORTENED)
 def test_dropped_tokens_have_no_say(name):
     """The image differs where tokens are dropped, and the output does not; the sequence is really shorter."""
     model, x, maps = setting(name)
@@ -77,14 +78,14 @@ def test_dropped_tokens_have_no_say(name):
 
 
 def is_mlp(module):
-    return type(module).__name__ in ("Mlp", "MLPBlock") or "c_fc" in dict(module.named_children())
+    return type(module).__name__ in ("Mlp", "MLPBlock", "SwiGLU", "GluMlp") or "c_fc" in dict(module.named_children())
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_tokens_are_dropped_or_the_model_is_refused(name):
     """No architecture lets a token choice pass without effect."""
     model, x, maps = setting(name)
-    if name in PLAIN:
+    if name in SHORTENED:
         first, second = (prompted(model, x, Policy(tokens=TokenChoice(0.4)), sign * maps) for sign in (1, -1))
         assert (first - second).abs().max() > 1e-3
     else:
@@ -136,13 +137,14 @@ def test_token_choice_against_the_model_run_by_hand():
     torch.testing.assert_close(prompted(model, x, Policy(tokens=TokenChoice(0.4)), maps), true, atol=1e-5, rtol=1e-5)
 
 
-def test_bias_and_token_choice_together():
+@pytest.mark.parametrize("name", ["timm-vit", *INSIDE])
+def test_bias_and_token_choice_together(name):
     """The bias sits on the patches that are left: a strong one on the best of them makes it the only key."""
-    model, x, maps = setting()
+    model, x, maps = setting(name)
     one = torch.zeros_like(maps)
     one[torch.arange(3), maps.argmax(dim=1)] = 1.0
     both = Policy(bias=(Bias(90.0),), tokens=TokenChoice(0.4))
-    layout = siftlens.TokenLayout(siftlens.PatchGrid(1, 6, 4, 4), 1)
+    layout = siftlens.TokenLayout(siftlens.PatchGrid(1, 6, 4, 4), *ZOO[name].prefix)
     kept = highest(one, 0.4)
     channels = torch.nn.functional.one_hot((kept == one.argmax(dim=1)[:, None]).int().argmax(dim=1), 6).float()
     with (
@@ -152,15 +154,6 @@ def test_bias_and_token_choice_together():
     ):
         model(x)
     assert all(layer.values.min() > 0.999 for layer in r.layers)
-
-
-@pytest.mark.parametrize("name", ["timm-beit", "timm-dinov3", "timm-eva02"])
-@pytest.mark.parametrize("policy", [Policy(tokens=TokenChoice(0.5)), Policy(contrast=Contrast(1.0, 0.5))])
-def test_positions_inside_the_blocks_are_refused_for_tokens(name, policy):
-    model, x, maps = setting(name)
-    with pytest.raises(CaptureError, match="tokens cannot be dropped one by one"):
-        prompted(model, x, policy, maps)
-    assert torch.backends.mha.get_fastpath_enabled() and not model._forward_hooks
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -248,9 +248,9 @@ class _Tests:
             change = self.access.keeping(kept)
             self.passes += len(x) * kept.shape[1] / self.grid.patches
         else:
-            change = self.access.replacing(patches, given)
+            change = self.access.changed(self.access.replacing(patches, given))
             self.passes += len(x)
-        with self.access.changed(change):
+        with change:
             logits = logits_of(self.reader.model.module, x)
         return margins(logits, torch.full((len(x),), self.logit, device=logits.device)).cpu()
 

@@ -1,7 +1,7 @@
 """Taking hold of a model's tokens: reading them between two blocks, dropping and replacing them before the first."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
+from siftlens.auditing.positions import CutBiases, Positions
 from siftlens.core import CaptureError, TokenLayout
 
 _SAME = 1e-3  # share of the logits' spread that rounding may change them by
@@ -26,8 +27,8 @@ class TokenAccess:
     """The places of a model where its tokens can be taken hold of.
 
     Found and tried on noise: before the first block, tokens may be dropped or put in another order, and the model must
-    not care about the order. What fails is a model whose positions come in inside the blocks (rotary embeddings,
-    relative biases), or that needs every token.
+    not care about the order. Positions that come in inside the blocks, as rotary embeddings or biases of fused
+    attention, go along. What fails is a model that has them elsewhere, or that needs every token.
 
     Args:
         model: a vision transformer in evaluation mode.
@@ -47,14 +48,15 @@ class TokenAccess:
         noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
         frames = _frames(model, layout, noise)
         self._modules = dict(model.named_modules())
-        first = next((name for name in frames[0] if self._can_change(name, noise)), None)
-        if first is None:
+        candidates = (tuple(names[min(depth, len(names) - 1)] for names in frames) for depth in range(len(frames[0])))
+        found = next((blocks for blocks in candidates if self._can_change(blocks, noise)), None)
+        if found is None:
             raise CaptureError(
-                f"{type(model).__name__}: its tokens cannot be dropped one by one (positions that come in inside the "
-                "blocks, or a head that needs every token); expected positions added before the first block"
+                f"{type(model).__name__}: its tokens cannot be dropped one by one (positions that come in where they "
+                "cannot be followed, or a head that needs every token); expected positions that are added before the "
+                "first block, or given to blocks or to fused attention"
             )
-        depth = frames[0].index(first)
-        self.blocks = tuple(names[min(depth, len(names) - 1)] for names in frames)
+        self.blocks = found
 
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:
@@ -72,15 +74,11 @@ class TokenAccess:
 
         return swap
 
-    def keeping(self, kept: Int[Tensor, "image patch"]) -> Change:
-        """The change that keeps the prefix and, of each image, only these patches: the sequence gets shorter."""
-        prefix = self._layout.prefix
-
-        def drop(tokens: Tensor) -> Tensor:
-            index = (kept.to(tokens.device) + prefix)[:, :, None].expand(-1, -1, tokens.shape[2])
-            return torch.cat([tokens[:, :prefix], tokens.gather(1, index)], dim=1)
-
-        return drop
+    @contextmanager
+    def keeping(self, kept: Int[Tensor, "image patch"]) -> Iterator[None]:
+        """Keep the prefix and, of each image, only these patches, in every forward pass inside: sequences shrink."""
+        with self._keeping(self.blocks, kept):
+            yield
 
     @torch.no_grad()
     def embed(self, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image token dim"]:
@@ -116,15 +114,8 @@ class TokenAccess:
     @contextmanager
     def _changed(self, name: str, change: Change) -> Iterator[None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            place, tokens = next(
-                (place, value)
-                for place, value in (*enumerate(args), *kwargs.items())
-                if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] == self._layout.tokens
-            )
-            changed = change(tokens)
-            if isinstance(place, int):
-                return (*args[:place], changed, *args[place + 1 :]), kwargs
-            return args, kwargs | {place: changed}
+            place = self._place_of_tokens(args, kwargs)
+            return _with(args, kwargs, place, lambda value, here: change(value) if here else value)
 
         handle = self._modules[name].register_forward_pre_hook(hook, with_kwargs=True)
         try:
@@ -132,21 +123,70 @@ class TokenAccess:
         finally:
             handle.remove()
 
+    @contextmanager
+    def _keeping(self, names: Sequence[str], kept: Int[Tensor, "image patch"]) -> Iterator[None]:
+        prefix = self._layout.prefix
+        positions = Positions(kept, self._layout.grid.patches, prefix)
+        place: int | str = 0
+
+        def drop(tokens: Tensor) -> Tensor:
+            index = (kept.to(tokens.device) + prefix)[:, :, None].expand(-1, -1, tokens.shape[2])
+            return torch.cat([tokens[:, :prefix], tokens.gather(1, index)], dim=1)
+
+        def first(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            nonlocal place
+            place = self._place_of_tokens(args, kwargs)
+            return _with(args, kwargs, place, lambda value, here: drop(value) if here else positions.of_rows(value))
+
+        def later(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            return _with(args, kwargs, place, lambda value, here: value if here else positions.of_rows(value))
+
+        with ExitStack() as stack:
+            for name, hook in zip(names, (first, *[later] * (len(names) - 1)), strict=True):
+                handle = self._modules[name].register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
+            stack.enter_context(CutBiases(positions))
+            yield
+
+    def _place_of_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str:
+        """Which argument of a block holds the tokens.
+
+        Raises:
+            StopIteration: none does.
+        """
+        tokens = self._layout.tokens
+        return next(
+            place
+            for place, value in (*enumerate(args), *kwargs.items())
+            if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] == tokens
+        )
+
     @torch.no_grad()
-    def _can_change(self, name: str, noise: Tensor) -> bool:
-        """Whether patches before this module can be reordered without effect, and dropped."""
+    def _can_change(self, blocks: Sequence[str], noise: Tensor) -> bool:
+        """Whether patches before the first of these modules can be reordered without effect, and dropped."""
         patches = self._layout.grid.patches
         mixed = torch.randperm(patches, generator=torch.Generator().manual_seed(0)).expand(len(noise), -1)
         before = self._model(noise)
         try:
-            with self._changed(name, self.keeping(mixed)):
+            with self._keeping(blocks, mixed):
                 reordered = self._model(noise)
-            with self._changed(name, self.keeping(mixed[:, : patches // 2])):
+            with self._keeping(blocks, mixed[:, : patches // 2]):
                 fewer = self._model(noise)
         except (StopIteration, RuntimeError, ValueError, IndexError, AssertionError):
             return False
-        spread = (before - fewer).abs().max()
-        return bool(fewer.shape == before.shape and (before - reordered).abs().max() <= _SAME * spread)
+        if not before.shape == reordered.shape == fewer.shape:
+            return False
+        return bool((before - reordered).abs().max() <= _SAME * (before - fewer).abs().max())
+
+
+def _with(
+    args: tuple[Any, ...], kwargs: dict[str, Any], place: int | str, change: Callable[[Any, bool], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, each changed, given whether it is the one in that place."""
+    return (
+        tuple(change(value, number == place) for number, value in enumerate(args)),
+        {name: change(value, name == place) for name, value in kwargs.items()},
+    )
 
 
 def _frames(model: nn.Module, layout: TokenLayout, images: Tensor) -> list[list[str]]:

@@ -102,11 +102,12 @@ class Prompting:
         if policy.chooses:
             assert policy.tokens is not None
             kept = highest(maps, policy.tokens.keep)
-            self._running.enter_context(plan.access.changed(plan.access.keeping(kept)))
             maps = maps.gather(1, kept)
         if policy.biased:
             self._running.enter_context(without_fast_path())
             self._steering = self._running.enter_context(Steering(Biases(policy, plan, maps)))
+        if policy.chooses:  # last, so that a model's own biases are cut before any is added
+            self._running.enter_context(plan.access.keeping(kept))
         return args, kwargs
 
     def _finish(self, model: nn.Module, _args: Any, output: Any) -> Any:
@@ -142,7 +143,7 @@ class Prompting:
         access, (args, kwargs) = self.plan.access, self._call
         self._viewing = True
         try:
-            with access.changed(access.keeping(highest(-self._maps, view).to(full.device))):
+            with access.keeping(highest(-self._maps, view).to(full.device)):
                 cue = class_scores(self._model, self._model(*args, **kwargs), len(self._maps))
         finally:
             self._viewing = False
