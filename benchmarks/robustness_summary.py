@@ -56,7 +56,7 @@ def stops_table(result: Mapping[str, Any]) -> str:
     stops = result["stops"]
     signals = ", ".join(f"{sum(stop['signal'] == name for stop in stops)} by {name}" for name in ("SIGKILL", "SIGINT"))
     before = sum(stop["committed"] == 0 and not stop["finished"] for stop in stops)
-    within = sum(0 < stop["committed"] < result["whole"] for stop in stops)
+    within = sum(0 < stop["committed"] < result.get("whole", result["images"]) for stop in stops)
     after = sum(stop["finished"] for stop in stops)
     saving = len(stops) - before - within - after
     faults = sum(bool(stop["faults"]) for stop in stops)

@@ -155,9 +155,10 @@ class TokenAccess:
             StopIteration: none does.
         """
         tokens = self._layout.tokens
+        given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         return next(
             place
-            for place, value in (*enumerate(args), *kwargs.items())
+            for place, value in given
             if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] == tokens
         )
 
