@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 import siftlens
 from oracles.leaning import Leaning, pictures
 from siftlens.auditing.bench import Bench
 from siftlens.core import InputError, StudyError
-from siftlens.data import PROGRESS, has_progress
+from siftlens.data import PROGRESS, STATE, has_progress
 
 PICTURES = pictures(80)
 PIXELS = [picture.pixels for picture in PICTURES]
@@ -125,6 +126,36 @@ def test_what_cannot_be_read_is_told(stopped, damage):
     path.write_bytes(path.read_bytes()[:-20] if damage is None else damage)
     with pytest.raises(StudyError, match=r"3.safetensors cannot be read; remove .*\.progress and run again"):
         audited(out=stopped, resume=True)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.97])
+def test_one_bit_is_told(stopped, share):
+    path = stopped / PROGRESS / "3.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[int(share * len(whole))] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(StudyError, match=r"3.safetensors cannot be read"):
+        audited(out=stopped, resume=True)
+
+
+def test_steps_of_nobody_knows_what_are_not_used(stopped):
+    (stopped / PROGRESS / STATE).unlink()
+    assert_same(audited(out=stopped, seed=1), audited(seed=1))
+
+
+def test_masks_that_changed_are_told(tmp_path, steps):
+    for number, picture in enumerate(PICTURES):
+        for kind in ("images", "masks"):
+            path = tmp_path / kind / str(picture.label) / f"{number:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.pixels).save(path)
+    settings = {"labels": None, "masks": tmp_path / "masks", "size": Leaning.size, "out": tmp_path / "out"}
+    steps.stop_at = 3
+    with pytest.raises(Stop):
+        audited(tmp_path / "images", **settings)
+    (tmp_path / "masks" / "new.png").touch()
+    with pytest.raises(InputError, match="was begun with masks hold"):
+        audited(tmp_path / "images", resume=True, **settings)
 
 
 def test_an_analysis_does_not_go_on_with_it(stopped):

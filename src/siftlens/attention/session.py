@@ -33,9 +33,10 @@ def read_attention(
 ) -> Iterator[Reading]:
     """Read every attention of the one forward pass that runs inside, through channels of weights on the keys.
 
-    A is never built where the model runs a fused kernel: A @ W is a further call of the same kernel with W as the
-    value. The model's output is bit-identical where it already calls fused attention, and agrees to rounding where
-    a fast path of `nn.MultiheadAttention` had to be turned off.
+    A as a whole is never built where the model runs a fused kernel: A @ W is a further call of the same kernel with W
+    as the value, or goes through a few rows of A at a time where the entropy is asked for too. The model's output is
+    bit-identical where it already calls fused attention, and agrees to rounding where a fast path of
+    `nn.MultiheadAttention` had to be turned off.
 
     Args:
         model: a PyTorch vision transformer in evaluation mode; any code that ends in torch's attention operators.

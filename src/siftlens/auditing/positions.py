@@ -1,6 +1,5 @@
 """Positions that come in inside the blocks, cut to the patches that are kept: rotary embeddings and relative biases."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,11 +30,11 @@ class Positions:
         """A value with every embedding in it cut, from (..., patch or token, dim) to (image, ..., kept, dim)."""
         if isinstance(value, Tensor):
             return self._cut_rows(value) if self._is_embedding(value) else value
-        if isinstance(value, Mapping):
-            return {name: self.of_rows(part) for name, part in value.items()}
-        if type(value) in (tuple, list):
-            return type(value)(self.of_rows(part) for part in value)
-        return value
+        if type(value) not in (tuple, list):
+            return value
+        parts = type(value)(self.of_rows(part) for part in value)
+        changed = any(part is not old for part, old in zip(parts, value, strict=True))
+        return parts if changed else value
 
     def of_pairs(self, bias: Float[Tensor, "..."]) -> Float[Tensor, "image head kept kept"]:
         """A bias or mask on the scores cut, from (..., token, token)."""

@@ -1,22 +1,20 @@
 """What the steps of an audit found so far, on disk: an interrupted audit does none of them again.
 
 state.json           what the audit depends on, from which follow its steps and their order
-NUMBER.safetensors   what came of a step
-lock                 held by the process that writes here
+NUMBER.safetensors   what came of a step, with a checksum
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from siftlens.auditing.bench import Bench, Each
@@ -24,41 +22,36 @@ from siftlens.auditing.causal import Effects
 from siftlens.auditing.sight import Glimpse
 from siftlens.auditing.trials import Trial
 from siftlens.core import StudyError
-from siftlens.data import PROGRESS, STATE, atomic_path, disk_errors, expect_same, locked, read_record, write_record
+from siftlens.data import PROGRESS, STATE, atomic_path, expect_same, read_record, write_record
 
 Done = TypeVar("Done")
+_FORM, _CHECKSUM = "form", "checksum"
 _FOUND = {kind.__name__: kind for kind in (Effects, Glimpse, Trial)}
 
 
-@contextmanager
-def remembered(each: Each, folder: Path | None, numbers: Mapping[str, Any]) -> Iterator[Each]:
-    """While inside, steps leave what they found in a folder; those that an interrupted audit had done are read there.
+def remembered(each: Each, folder: Path | None, numbers: Mapping[str, Any]) -> Each:
+    """Steps that leave what they found in a folder; those that an interrupted audit had done are read there.
 
     Args:
         each: does the others.
-        folder: that the audit goes to; None to leave nothing anywhere.
+        folder: that the audit goes to, held by this process; None to leave nothing anywhere.
         numbers: all that they depend on (JSON values).
 
     Raises:
-        InputError: the folder cannot be written, another process writes to it, or it holds an audit of other settings.
+        InputError: the folder cannot be written, or holds an audit of other settings.
         StudyError: what it holds cannot be read.
     """
     if folder is None:
-        yield each
-        return
+        return each
     place = folder / PROGRESS
-    with disk_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
-        lock = locked(folder)
-    try:
-        if (place / STATE).exists():
-            begun = read_record(place / STATE, f"remove {place} and run again")
-            expect_same(folder, begun.get("audit", {}), numbers)
-        else:
-            write_record(place / STATE, {"audit": numbers}, ())
-        yield _Remembered(each, place)
-    finally:
-        lock.release()
+    if (place / STATE).exists():
+        begun = read_record(place / STATE, f"remove {place} and run again")
+        expect_same(folder, begun.get("audit", {}), numbers)
+    else:
+        for left in place.glob("*.safetensors"):  # of which audit, nobody knows
+            left.unlink()
+        write_record(place / STATE, {"audit": numbers}, ())
+    return _Remembered(each, place)
 
 
 class _Remembered:
@@ -86,25 +79,31 @@ class _Remembered:
 
 def _write(path: Path, found: Any) -> None:
     tensors: dict[str, Tensor] = {}
-    form = _taken_apart(found, tensors)
+    form = json.dumps(_taken_apart(found, tensors)).encode()
+    tensors[_FORM] = torch.frombuffer(bytearray(form), dtype=torch.uint8)
     with atomic_path(path) as target:
-        save_file(tensors, target, metadata={"form": json.dumps(form)})
+        target.write_bytes(save(tensors | {_CHECKSUM: _checksum(tensors)}))
 
 
 def _read(path: Path) -> Any:
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-            return _put_together(json.loads(file.metadata()["form"]), tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        tensors = load(path.read_bytes())
+        if not torch.equal(tensors.pop(_CHECKSUM), _checksum(tensors)):
+            raise ValueError("its checksum is of something else")
+        return _put_together(json.loads(tensors.pop(_FORM).numpy().tobytes()), tensors)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise StudyError(f"{path} cannot be read; remove {path.parent} and run again") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.frombuffer(bytearray(blake2b(save(dict(tensors)), digest_size=16).digest()), dtype=torch.uint8)
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The value's form in JSON values, and every array of it among the tensors."""
     if isinstance(value, np.ndarray | Tensor):
         name = str(len(tensors))
-        tensors[name] = torch.as_tensor(value).clone().contiguous()
+        tensors[name] = value.contiguous() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
         return {"array" if isinstance(value, np.ndarray) else "tensor": name}
     if isinstance(value, tuple):
         return {"tuple": [_taken_apart(part, tensors) for part in value]}

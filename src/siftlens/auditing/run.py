@@ -1,6 +1,7 @@
 """An audit from images to verdicts, step by step."""
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ class Run:
         labels: of each; None for folders.
         settings: what to compute.
         progress: called with a stage, what is done and what there is to do.
-        folder: where steps leave what they find, for an interrupted audit to go on from; None for nowhere.
+        folder: where steps leave what they find, for an interrupted audit to go on from, held by this process; None for
+            nowhere.
 
     Attributes:
         numbers: all that the audit's numbers depend on, as JSON values.
@@ -68,7 +70,10 @@ class Run:
         self.numbers = {
             "siftlens": __version__,
             **model.numbers(),
+            "device": str(model.device),
             **settings.described(),
+            "masks hold": _listed(settings.masks),
+            "environment holds": _listed(settings.environment),
             "batch_size": settings.batch_size,
             "images": len(self.sample.refs),
             "what they show": self.sample.digest,
@@ -92,8 +97,10 @@ class Run:
     def go(self, engine: Engine) -> AuditResult:
         """All steps, those that take long on the engine."""
         sample, settings, grid = self.sample, self.settings, self.bench.layout.grid
-        with engine.hire(self.bench) as hired, remembered(hired, self.folder, self.numbers) as each:
-            vocabulary = self.vocabulary()
+        vocabulary = self.vocabulary()
+        numbers = self.numbers | {"words": vocabulary.digest()}
+        with engine.hire(self.bench) as hired:
+            each = remembered(hired, self.folder, numbers)
             seen = self.see(vocabulary, each)
             found = find_candidates(
                 {kind: words[sample.discover] for kind, words in seen.words.items()},
@@ -199,3 +206,12 @@ class Run:
         """Median margin of each class's own images in the confirm half; NaN without any."""
         halves = [~self.sample.discover & (self.sample.labels == label) for label in range(len(self.sample.names))]
         return np.array([np.median(seen.margins[half]) if half.any() else np.nan for half in halves])
+
+
+def _listed(folder: Path | None) -> str | None:
+    """A digest of a folder's files: names, sizes and times."""
+    if folder is None:
+        return None
+    files = sorted((str(path.relative_to(folder)), path.stat()) for path in folder.rglob("*") if path.is_file())
+    listed = repr([(name, found.st_size, found.st_mtime_ns) for name, found in files])
+    return blake2b(listed.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()

@@ -173,7 +173,7 @@ class TokenAccess:
                 reordered = self._model(noise)
             with self._keeping(blocks, mixed[:, : patches // 2]):
                 fewer = self._model(noise)
-        except (StopIteration, RuntimeError, ValueError, IndexError, AssertionError):
+        except (StopIteration, RuntimeError, ValueError, LookupError, AssertionError, AttributeError, TypeError):
             return False
         if not before.shape == reordered.shape == fewer.shape:
             return False

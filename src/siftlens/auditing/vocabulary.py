@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -27,6 +28,15 @@ class Vocabulary:
 
     grid: PatchGrid
     codebooks: dict[str, Codebook]
+
+    def digest(self) -> str:
+        """Of the words."""
+        whole = blake2b(digest_size=16)
+        for kind, codebook in sorted(self.codebooks.items()):
+            whole.update(kind.encode())
+            for part in (codebook.mean, codebook.axes, codebook.centres):
+                whole.update(part.contiguous().numpy().tobytes())
+        return whole.hexdigest()
 
     def words(
         self, images: Sequence[UInt8[np.ndarray, "height width 3"]], tokens: Float[Tensor, "image patch dim"] | None

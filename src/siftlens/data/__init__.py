@@ -12,7 +12,16 @@ from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preproces
 from siftlens.data.records import read_record, write_record
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
-from siftlens.data.under_way import PROGRESS, STATE, discard_progress, expect_asked, expect_same, has_progress, locked
+from siftlens.data.under_way import (
+    PROGRESS,
+    STATE,
+    discard_progress,
+    expect_asked,
+    expect_same,
+    has_progress,
+    held,
+    locked,
+)
 
 __all__ = [
     "CUES",
@@ -42,6 +51,7 @@ __all__ = [
     "expect_asked",
     "expect_same",
     "has_progress",
+    "held",
     "locked",
     "open_images",
     "opened",

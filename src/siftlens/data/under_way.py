@@ -2,14 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from siftlens.core import InputError
-from siftlens.data.atomic import UNFINISHED
+from siftlens.data.atomic import UNFINISHED, disk_errors
 
 PROGRESS = ".progress"  # inside the folder that the results go to
 STATE = "state.json"
@@ -39,6 +40,25 @@ def locked(folder: Path) -> FileLock:
     except Timeout as error:
         raise InputError(f"another run is writing to {folder}; wait for it to end, or choose another folder") from error
     return lock
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder of results while inside; where nothing was begun, nothing is left.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written.
+    """
+    place = folder / PROGRESS
+    with disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+        lock = locked(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+        if not has_progress(folder):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def expect_asked(folder: Path, *, resume: bool) -> None:

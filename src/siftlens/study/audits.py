@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from datetime import UTC, datetime
 from os import PathLike
@@ -13,7 +14,7 @@ from torch import nn
 from siftlens.auditing import AuditResult, AuditSettings, Run, storage
 from siftlens.auditing.vocabulary import KINDS
 from siftlens.core import InputError
-from siftlens.data import discard_progress, expect_same, open_images, write_page
+from siftlens.data import discard_progress, expect_same, held, open_images, write_page
 from siftlens.engine import open_engine
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
@@ -127,30 +128,31 @@ def audit(
     folder = None if out is None else Path(out)
     if folder is not None:
         storage.expect_startable(folder, resume=resume)
-    run = Run(loaded, source, labels, settings, progress, folder)
-    if folder is not None and storage.is_finished(folder):
-        finished = load_audit(folder)
-        expect_same(folder, finished.info.get("numbers", {}), run.numbers)
-        discard_progress(folder)  # where it was stopped between saving and this
-        return finished
-    with open_engine(engine, workers=workers, address=address, gpu=loaded.device.type == "cuda") as where:
-        result = run.go(where)
-    asked = {
-        "source": str(images) if isinstance(images, str | PathLike) else "in memory",
-        "labels": "folders" if labels is None else "given",
-        "limit": limit,
-        "normalize": normalize if isinstance(normalize, str) else "own",
-        "engine": engine,
-    }
-    info = dict(result.info) | {
-        "settings": asked | result.info["settings"],
-        "started": started,
-        "seconds": round(time.perf_counter() - begun, 1),
-    }
-    found = _public(result, info=info)
-    if folder is not None:
-        found.save(folder)
-        discard_progress(folder)
+    with nullcontext() if folder is None else held(folder):
+        run = Run(loaded, source, labels, settings, progress, folder)
+        if folder is not None and storage.is_finished(folder):
+            finished = load_audit(folder)
+            expect_same(folder, finished.info.get("numbers", {}), run.numbers)
+            discard_progress(folder)  # where it was stopped between saving and this
+            return finished
+        with open_engine(engine, workers=workers, address=address, gpu=loaded.device.type == "cuda") as where:
+            result = run.go(where)
+        asked = {
+            "source": str(images) if isinstance(images, str | PathLike) else "in memory",
+            "labels": "folders" if labels is None else "given",
+            "limit": limit,
+            "normalize": normalize if isinstance(normalize, str) else "own",
+            "engine": engine,
+        }
+        info = dict(result.info) | {
+            "settings": asked | result.info["settings"],
+            "started": started,
+            "seconds": round(time.perf_counter() - begun, 1),
+        }
+        found = _public(result, info=info)
+        if folder is not None:
+            found.save(folder)
+            discard_progress(folder)
     return found
 
 
