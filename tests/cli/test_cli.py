@@ -271,7 +271,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_ends_with_the_same_numbers(place):
     refused = analyze(*options, model="model.py:slow")
     assert refused.exit_code == 2
     assert failed(refused) == (
-        "siftlens: error: out holds an interrupted analysis; add --resume (resume=True) to go on with it, or choose "
+        "siftlens: error: out holds an interrupted run; add --resume (resume=True) to go on with it, or choose "
         "another folder\n"
     )
 
