@@ -56,9 +56,9 @@ def held(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
         if not has_progress(folder):
             shutil.rmtree(place, ignore_errors=True)
+        lock.release()  # last: nobody else may have begun in what is removed
 
 
 def expect_asked(folder: Path, *, resume: bool) -> None:
