@@ -22,12 +22,15 @@ BASE = PretrainSettings(
 )
 GUIDED = MaskPolicy("keypoint-high")
 SHARE = 1 / 3  # of the masked patches, where decoding is partial
+FEWER = 0.85  # of the patches masked, where fewer are seen: 5 of 36, not 9
 ARMS: dict[str, dict[str, Any]] = {
     "random": {},
     "keypoint-high": {"policy": GUIDED},
     "other-image": {"policy": GUIDED, "guide": "other"},
     "random-partial": {"decoding": PartialDecoding(SHARE, 0.0)},
     "keypoint-partial": {"policy": GUIDED, "decoding": PartialDecoding(SHARE, 0.5)},
+    "random-fewer": {"policy": MaskPolicy("random", ratio=FEWER)},
+    "keypoint-fewer": {"policy": MaskPolicy("keypoint-low", ratio=FEWER)},  # what has few keypoints is thrown away
     "gradient": {"policy": GUIDED, "guide": "gradient"},
 }
 

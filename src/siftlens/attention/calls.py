@@ -1,5 +1,6 @@
 """One captured attention, fused or eager, and what can be computed from it without keeping it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -103,19 +104,24 @@ class FusedCall:
             return self.apply(weights), self._entropy()
         carried = query.new_empty(batch, heads, queries, weights.shape[-1])
         entropy = query.new_empty(batch, heads, queries)
+        chunks = _row_chunks(queries, heads * keys * query.element_size(), _CACHED_BYTES)
+        scratch = query.new_empty(2, heads * chunks[0].stop * keys)  # taken once: it stays in the cache
         for image in range(batch):
-            for rows in _row_chunks(queries, heads * keys * query.element_size(), _CACHED_BYTES):
-                log = torch.baddbmm(
+            for rows in chunks:
+                shape = (heads, rows.stop - rows.start, keys)
+                log, attention = (part[: math.prod(shape)].view(shape) for part in scratch)
+                torch.baddbmm(
                     self.lse[image, :, rows, None],
                     query[image, :, rows],
                     key[image].transpose(-2, -1),
                     beta=-1,
                     alpha=self.scale,
+                    out=log,
                 )
-                attention = log.exp()
+                torch.exp(log, out=attention)
                 carried[image, :, rows] = attention @ weights[image].to(attention.dtype)
-                entropy[image, :, rows] = -log.mul_(attention).sum(dim=-1)
-        return carried, entropy
+                torch.sum(log.mul_(attention), dim=-1, out=entropy[image, :, rows])
+        return carried, entropy.neg_()
 
     def value_norm(self) -> Float[Tensor, "batch key_head key"]:
         """Norm of every value vector, per key head."""
