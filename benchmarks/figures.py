@@ -59,7 +59,21 @@ def attention_table(result: Mapping[str, Any]) -> str:
             f" | {row['resident_ratio']:.2f}x |"
             for arm, row in setting["arms"].items()
         )
-    return "\n\n".join([*parts, source(result)])
+    return "\n\n".join([*parts, commands(result)])
+
+
+def commands(result: Mapping[str, Any]) -> str:
+    """Where settings come from: those of the last command, and those that it left as they were."""
+    left = [
+        (name, setting.get("command"))
+        for name, setting in result["settings"].items()
+        if setting.get("command") != result["command"]
+    ]
+    told = (
+        f"{name}: `{command}`." if command else f"{name}: measured before, its command was not kept with it."
+        for name, command in left
+    )
+    return " ".join([source(result), *told])
 
 
 def scaling_figure(result: Mapping[str, Any]) -> str:
