@@ -26,6 +26,8 @@ OFF = 0.75  # share of a cue's patches off the object from which relying on it i
 STRONG = 0.9  # correlation from which the planted cue should be found
 LEANS = 0.1  # accuracy that a model must lose on images against the cue, to count as leaning on it
 
+ENDS = {"low": -1, "high": 1}  # of an interval
+
 Run = dict[str, Any]
 
 
@@ -33,7 +35,11 @@ def main() -> None:
     runs = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
     result = {"runs": len(runs), "found_from_auroc": FOUND, "claims": claims(runs), "table": table(runs)}
     print(save_result("audit", result))
-    parts = {"audit-claims": claims_table(result["claims"]), "audit-runs": runs_table(result["table"])}
+    parts = {
+        "audit-claims": claims_table(result["claims"]),
+        "audit-aims": aims(result["claims"]),
+        "audit-runs": runs_table(result["table"]),
+    }
     for name, told in (("audit-ways", ways_table), ("audit-peers", peers_table)):
         path = RESULTS / f"{name}.json"
         if path.exists():
@@ -52,16 +58,19 @@ def claims(runs: Sequence[Run]) -> list[dict[str, Any]]:
     shuffled = [relied(run, "shuffled labels") for run in runs]
     return [
         claim("glyph or patch: the planted cue comes first", "95 %", (rank(run) == 1 for run in artefacts)),
-        claim("the same, of models that lean on it", "95 %", (rank(run) == 1 for run in leaned)),
+        claim("glyph or patch, of models that lean on it: the same", "95 %", (rank(run) == 1 for run in leaned)),
         claim(
-            "its patches: AUROC of the first cue, of models that lean on it",
+            "glyph or patch, of models that lean on it: AUROC of the first cue's patches",
             "mean of 0.90",
             [a >= 0.9 for a in aurocs(leaned)],
             aurocs(leaned),
         ),
         claim("scene of photographs: among the first three", "90 %", ((rank(run) or 9) <= 3 for run in scenes)),
         claim(
-            "its patches: AUROC of the first cue", "mean of 0.80", [a >= 0.8 for a in aurocs(scenes)], aurocs(scenes)
+            "scene of photographs: AUROC of the first cue's patches",
+            "mean of 0.80",
+            [a >= 0.8 for a in aurocs(scenes)],
+            aurocs(scenes),
         ),
         claim("labels shuffled: anything is relied on", "at most 5 %", (bool(cues) for cues in shuffled)),
         claim(
@@ -83,7 +92,26 @@ def claim(name: str, target: str, hits: Iterable[bool], values: Sequence[float] 
     found: dict[str, Any] = {"claim": name, "target": target} | rate(hits)
     if len(values):
         found |= {"mean": round(float(np.mean(values)), 3), "least": round(min(values), 3)}
-    return found
+    if len(values) > 1:
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+        found |= {f"mean_{end}": round(float(np.mean(values) + side * half), 3) for end, side in ENDS.items()}
+    return found | {"standing": standing(found)}
+
+
+def standing(line: dict[str, Any]) -> str:
+    """Whether a target is reached: told where the whole 95 % interval, of the share or of the mean, is on one side."""
+    target = line["target"]
+    if target == "never":
+        return "missed" if line["hits"] else "not told yet"
+    if target.startswith("mean of"):
+        if "mean_low" not in line:
+            return "not told yet"
+        limit, low, high = float(target.removeprefix("mean of")), line["mean_low"], line["mean_high"]
+    else:
+        limit, low, high = float(target.removeprefix("at most").removesuffix("%")) / 100, line["low"], line["high"]
+    if target.startswith("at most"):
+        low, high, limit = -high, -low, -limit
+    return "reached" if low >= limit else "missed" if high < limit else "not told yet"
 
 
 def leans(run: Run) -> bool:
@@ -176,6 +204,25 @@ def claims_table(lines: Sequence[dict[str, Any]]) -> str:
         value = f"{line['mean']:.2f} ({line['least']:.2f})" if "mean" in line else ""
         told += f"\n| {line['claim']} | {line['target']} | {line['runs']} | {share} | {value} |"
     return told
+
+
+def aims(lines: Sequence[dict[str, Any]]) -> str:
+    """Which targets are reached, as a list."""
+    told = []
+    for standing in ("reached", "missed", "not told yet"):
+        mine = [line for line in lines if line["standing"] == standing]
+        named = (
+            f"{line['claim']} ("
+            + (
+                f"{line['mean']:.2f}, {line['mean_low']:.2f} to {line['mean_high']:.2f}, in {line['runs']} runs"
+                if "mean_low" in line
+                else f"{line['hits']} of {line['runs']}"
+            )
+            + f"; wanted: {line['target']})"
+            for line in mine
+        )
+        told.append(f"- **{standing.capitalize()}**: " + ("; ".join(named) or "none") + ".")
+    return "\n".join(told)
 
 
 def runs_table(lines: Sequence[dict[str, Any]]) -> str:
