@@ -8,7 +8,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import RUN, Address, EngineName
+from siftlens.cli.where import IMAGES, RUN, Address, EngineName
 from siftlens.core import InputError
 
 _MODEL, _IMAGES, _COMPUTE = "Model", "Images", "What to compute"
@@ -32,7 +32,7 @@ def analyze(
             "--images",
             "-i",
             metavar="PATH",
-            help="A folder with all below it, a glob, or a text file of paths.",
+            help=IMAGES,
             rich_help_panel=_IMAGES,
         ),
     ],

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import RUN, Address, EngineName
+from siftlens.cli.where import IMAGES, RUN, Address, EngineName
 
 
 def keypoints(
     images: Annotated[
         str,
-        typer.Option("--images", "-i", metavar="PATH", help="A folder with all below it, a glob, or a text file."),
+        typer.Option("--images", "-i", metavar="PATH", help=IMAGES),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.")],
     size: Annotated[

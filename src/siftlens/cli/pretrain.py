@@ -9,7 +9,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import RUN
+from siftlens.cli.where import IMAGES, RUN
 
 _IMAGES, _MODEL, _MASKS, _TRAINING = "Images", "Model", "Masks and loss", "Training"
 
@@ -17,9 +17,7 @@ _IMAGES, _MODEL, _MASKS, _TRAINING = "Images", "Model", "Masks and loss", "Train
 def pretrain(
     images: Annotated[
         str,
-        typer.Option(
-            "--images", "-i", metavar="PATH", help="A folder, a glob, or a text file.", rich_help_panel=_IMAGES
-        ),
+        typer.Option("--images", "-i", metavar="PATH", help=IMAGES, rich_help_panel=_IMAGES),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", rich_help_panel=RUN)],
     keypoints: Annotated[

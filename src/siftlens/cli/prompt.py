@@ -9,13 +9,12 @@ from rich.console import Console
 from siftlens.cli.analyze import parse_size
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
+from siftlens.cli.where import IMAGES
 
 
 def prompt(
     model: Annotated[str, typer.Option("--model", "-m", metavar="SPEC", help="As of siftlens analyze.")],
-    images: Annotated[
-        str, typer.Option("--images", "-i", metavar="PATH", help="A folder, a glob, or a text file of paths.")
-    ],
+    images: Annotated[str, typer.Option("--images", "-i", metavar="PATH", help=IMAGES)],
     policy: Annotated[
         str,
         typer.Option(

@@ -1,10 +1,11 @@
-"""Options that say where a command computes, the same for all that can choose."""
+"""Options that say where a command computes and where images are, the same for all that can choose."""
 
 from typing import Annotated, Literal
 
 import typer
 
 RUN = "How to run"  # panel of --help
+IMAGES = "A folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths."
 
 EngineName = Annotated[
     Literal["local", "ray"],

@@ -26,7 +26,8 @@ def detect_images(
     interruption, also when images came or went.
 
     Args:
-        images: a folder, a glob, a text file of paths, or a collection in memory.
+        images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
+            in memory.
         out: the file to write.
         side: width and height of the squares, px; that of the pre-training's `source`.
         settings: of the detector; by default its own.

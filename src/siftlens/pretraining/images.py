@@ -54,7 +54,8 @@ def hold(
     """Decode images to one size.
 
     Args:
-        images: a folder, a glob, a text file of paths, or a collection in memory.
+        images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
+            in memory.
         preprocessing: resize and crop.
         spill: the file that holds the pixels where they would take more than 40 % of the memory.
         workers: processes beside this one.

@@ -63,7 +63,8 @@ def pretrain(
     Under torchrun, every process calls this, and they work as one; `out` is then a folder that all of them see.
 
     Args:
-        images: a folder, a glob, a text file of paths, or a collection in memory.
+        images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
+            in memory.
         out: folder for encoder.safetensors, state.safetensors, log.csv, knn.csv, reconstructions.png and run.json.
         settings: what is computed.
         keypoints: the file that `siftlens keypoints` wrote; needed where the settings are guided by keypoints.

@@ -58,7 +58,8 @@ def tune_prompt(
     Args:
         model: the audited classifier.
         audit: of it.
-        validation: a folder, a glob or a text file of paths, or a collection of images, as for `siftlens.audit`.
+        validation: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a
+            collection of images, as for `siftlens.audit`.
         labels: class of each image; None for the first folder of its path.
         normalize: what the model expects of pixels in [0, 1]; not needed for a loaded model.
         max_loss: by how much the average accuracy, over groups alike, may fall, in [0, 1].

@@ -56,9 +56,10 @@ def analyze(
     Args:
         model: a vision transformer in evaluation mode, called as `model(x)`; or one from `siftlens.load_model`, which
             brings its own preprocessing.
-        images: a folder, a glob or a text file of paths; or a collection of PIL images, uint8 pixels or float pixels
-            in [0, 1], (height, width, 3) or (3, height, width). A model from `load_model` sees them through its own
-            resize and crop, any other as they are: of one size, or resized and cropped to the first one's.
+        images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
+            of PIL images, uint8 pixels or float pixels in [0, 1], (height, width, 3) or (3, height, width). A model
+            from `load_model` sees them through its own resize and crop, any other as they are: of one size, or resized
+            and cropped to the first one's.
         normalize: what the model expects of pixels in [0, 1]: a name ("imagenet", "inception", "clip"), a (mean, std)
             pair, or None for a model that normalises by itself. Only a model from `load_model` has one of its own.
         measure: semantic concentration of a patch: "count", "response", "footprint", or a callable of (pixels, grid)

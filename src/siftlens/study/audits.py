@@ -73,7 +73,8 @@ def audit(
 
     Args:
         model: a classifier with attention, in evaluation mode, called as `model(x)`; or one from `siftlens.load_model`.
-        images: a folder, a glob or a text file of paths, or a collection of images, as for `siftlens.analyze`.
+        images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
+            of images, as for `siftlens.analyze`.
         labels: class of each image; None for the first folder of its path.
         normalize: what the model expects of pixels in [0, 1], as for `siftlens.analyze`.
         masks: folder of masks, white on the object, named as the images are: lets a cue be confirmed as spurious.

@@ -43,7 +43,8 @@ def try_prompt(
     Args:
         model: a classifier in evaluation mode, or one from `siftlens.load_model`.
         policy: what is done to it.
-        images: a folder, a glob or a text file of paths, or a collection of images, as for `siftlens.analyze`.
+        images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
+            of images, as for `siftlens.analyze`.
         audit: of this model, where the policy's maps are made of its cues.
         normalize: what the model expects of pixels in [0, 1]; not needed for a loaded model.
         out: folder to write the page, the table and the prompt to; None writes nothing.
