@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	  --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Analyse a small ViT on bundled photographs and write a report, offline
+demo: $(READY) ## Analyse a small ViT on bundled photographs, audit and prompt another, offline
 	@rm -rf $(DEMO)
 	@$(BIN)/siftlens demo --out $(DEMO)
 
