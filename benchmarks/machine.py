@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+LOAD = round(os.getloadavg()[0], 2)  # before a benchmark begins; results up to 2026-11-22 have it from their end
 
 
 def describe_machine() -> dict[str, Any]:
@@ -32,7 +33,7 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": LOAD,
     }
 
 

@@ -97,6 +97,8 @@ def engines(result: Mapping[str, Any]) -> str:
     titles = {"model": "The model is the bottleneck", "detection": "Detection is the bottleneck"}
     for name, title in titles.items():
         load = result[name]
+        if not set(load["arms"]) - {SLOWEST}:
+            continue  # nothing to compare yet
         head = (
             f"**{title}**: {load['model']}, {load['images']} images\n\n"
             "| | images/s | of the slowest stage | of the local engine | before the first batch, s |\n"
