@@ -87,18 +87,18 @@ def test_no_image_goes_against_the_cue(leaning, audit):
     assert tuned(leaning, audit, few) == Policy.identity()
 
 
-def test_cues_are_also_tried_one_by_one(leaning, audit, monkeypatch):
-    """Two cues do harm, and only the second one's patches, suppressed alone, mend what goes against it."""
+def test_the_strongest_cue_is_also_tried_alone(leaning, audit, monkeypatch):
+    """Two cues do harm, and only the patches of the one that is depended on more, suppressed alone, mend anything."""
     rest = len(audit.cues) - 2
     verdicts, dependence = ["harmful reliance"] * 2 + ["relied on"] * rest, [1.0] + [0.1] * (1 + rest)
     both = replace(audit, cues=audit.cues.assign(verdict=verdicts, dependence=dependence))
 
     def right(self, policy, maps):
-        alone = policy.maps.rows == (1,) and torch.equal(maps, -torch.from_numpy(self.cues[1]).float())
+        alone = policy.maps.rows == (0,) and torch.equal(maps, -torch.from_numpy(self.cues[0]).float())
         return ~self.against | alone
 
     monkeypatch.setattr(Validation, "right", right)
-    assert tuned(leaning, both).maps.rows == (1,)
+    assert tuned(leaning, both).maps.rows == (0,)
 
 
 def test_only_what_may_be_best_is_tried_on_all_images(leaning, audit, monkeypatch):
@@ -111,25 +111,40 @@ def test_only_what_may_be_best_is_tried_on_all_images(leaning, audit, monkeypatc
 
     monkeypatch.setattr(Validation, "right", counted)
     tuned(leaning, audit)
-    few = min(sizes)
-    assert set(sizes) == {few, 300} and few < 100
-    assert sizes.count(300) < sizes.count(few) / 2
+    few, every = sorted(set(sizes))
+    assert few < every / 2
+    assert sizes.count(every) < sizes.count(few) / 2
 
 
 def test_a_gain_that_costs_too_much_is_refused(leaning, audit, monkeypatch):
     """Each policy mends a third of what goes against the cue and spoils two thirds of the rest."""
 
     def right(self, policy, _maps):
-        if policy.does_nothing:
-            return ~self.against
-        answers = ~self.against & (np.arange(len(self.groups)) // 2 % 3 == 0)
-        answers[np.flatnonzero(self.against)[:10]] = True
-        return answers
+        third = (np.cumsum(self.against) + np.cumsum(~self.against)) // 2 % 3 == 0
+        return ~self.against if policy.does_nothing else third
 
     monkeypatch.setattr(Validation, "right", right)
     assert tuned(leaning, audit) == Policy.identity()
     assert tuned(leaning, audit, max_loss=0.05) == Policy.identity()
     assert tuned(leaning, audit, max_loss=0.25) != Policy.identity()
+
+
+@pytest.mark.parametrize(("mended", "believed"), [(0, False), (1, True)])
+def test_a_gain_on_counterparts_alone_is_not_believed(leaning, audit, monkeypatch, mended, believed):
+    """Every counterpart is mended; of the images that really go against the cue, so many more than are spoilt."""
+    real = sum(image.label != image.cue for image in HELD_OUT)
+
+    def right(self, policy, _maps):
+        answers = ~self.against
+        against = np.flatnonzero(self.against)
+        answers[against[0]] = policy.does_nothing  # spoilt
+        if not policy.does_nothing:
+            answers[against[1 : 2 + mended]] = True
+            answers[against[real:]] = True
+        return answers
+
+    monkeypatch.setattr(Validation, "right", right)
+    assert (tuned(leaning, audit) != Policy.identity()) is believed
 
 
 def test_the_average_counts_groups_alike(leaning, audit, monkeypatch):
@@ -140,21 +155,6 @@ def test_the_average_counts_groups_alike(leaning, audit, monkeypatch):
 
     monkeypatch.setattr(Validation, "right", right)
     assert tuned(leaning, audit) != Policy.identity()
-
-
-@pytest.mark.parametrize(("mended", "believed"), [(6, False), (7, True)])
-def test_a_gain_that_may_be_chance_is_refused(leaning, audit, monkeypatch, mended, believed):
-    """Sign test: 6 of 6 have p = 0.016, 7 of 7 have p = 0.008."""
-
-    def right(self, policy, _maps):
-        answers = ~self.against
-        if not policy.does_nothing:
-            answers[np.flatnonzero(self.against)[:mended]] = True
-        return answers
-
-    monkeypatch.setattr(Validation, "right", right)
-    monkeypatch.setattr(Validation, "by_group", lambda self, answers: np.array([answers[self.against].mean()]))
-    assert (tuned(leaning, audit) != Policy.identity()) is believed
 
 
 def test_bad_input(leaning, audit):

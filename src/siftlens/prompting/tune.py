@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor, nn
 
 from siftlens.attention import read_attention
@@ -18,16 +17,15 @@ from siftlens.core import InputError
 from siftlens.data import open_images
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
+from siftlens.prompting.counterparts import counterparts
 from siftlens.prompting.maps import expect_same_model, harmful_rows, mixed_maps
 from siftlens.prompting.policy import Bias, Contrast, Mixture, PixelMask, Policy, TokenChoice
 from siftlens.prompting.validation import Validation, read_validation
 
-_CLEAR = 0.01  # p of the sign test below which the gain is believed
 _STRENGTHS = (2.0, 5.0, 20.0)  # 20: the cue's patches are as good as gone
 _LAMBDAS = (0.25, 0.5, 1.0)
 _VIEWS = (0.25, 0.5, 0.75)
 _KEEPS = (0.75, 0.5, 0.25)
-_ALONE = 3  # cues that are also tried one by one: with all of them, part of the object may go
 
 
 def tune_prompt(
@@ -47,13 +45,17 @@ def tune_prompt(
     that class in it. The average counts all groups alike: in a split that is as biased as the training images, the
     shortcut is right for most of them, and undoing it looks like a loss.
 
+    Few images go against the cues where the split is as biased as the training images. So up to 64 images of each class
+    get a counterpart: the same image with a cue exchanged for what another image has at those places, and the label
+    kept. A policy is chosen on images and counterparts, and must also mend more answers than it spoils among the images
+    that really go against the cues: a counterpart takes for granted that the cue is not the object.
+
     Tried are attention biases on all layers, either half, and the heads that look at the cue most; token choice, pixel
-    masking, and logit contrast, each on the cues, and all but masking also on cues, keypoints and centre together; then
-    the best bias with the best contrast; and a bias on each of the first three cues alone.
+    masking, and logit contrast; the best bias with the best contrast. Each on all harmful cues, on the strongest alone,
+    and, but for parts of the model and masking, on all cues, keypoints and centre together.
 
     `Policy.identity()` comes back where the audit found no harmful cue, where no group that goes against the cues has 8
-    images, or where no policy keeps the average accuracy with a gain on the images that go against the cues that is
-    clear (sign test of each policy, p < 0.01).
+    images, or where no policy helps the worst group and keeps the average accuracy.
 
     Args:
         model: the audited classifier.
@@ -82,16 +84,18 @@ def tune_prompt(
     rows = harmful_rows(audit)
     if not rows:
         return Policy.identity()
-    split = read_validation(loaded, audit, source, labels, batch_size)
-    if not split.against.any():
+    real = read_validation(loaded, audit, source, labels, batch_size)
+    if not real.against.any():
         return Policy.identity()
+    split = real.joined(counterparts(real, audit, rows))
+    made = np.arange(len(split.pixels)) >= len(real.pixels)
     plain = _tried(split, Policy.identity(), torch.zeros(split.cued.shape))
     best = plain
-    # The few that go against the cues bound the worst group: once that lies below the best one, so does what follows.
+    # Those that go against the cues bound the worst group: once that lies below the best one, so does what follows.
     for few, maps in sorted(_Search(split, audit, rows).on_few(), key=lambda found: -found[0].worst):
         if few.worst <= plain.worst or few.worst < best.worst:
             break
-        if not _clear_gain(plain.right[split.against], few.right):
+        if few.right[~made[split.against]].sum() <= plain.right[split.against & ~made].sum():
             continue
         trial = _tried(split, few.policy, maps)
         allowed = trial.average >= plain.average - max_loss and trial.worst > plain.worst
@@ -130,67 +134,56 @@ class _Search:
 
     def __init__(self, split: Validation, audit: AuditResult, rows: tuple[int, ...]):
         self._split, self._few = split, split.only(split.against)
-        self._cues = Mixture(cues=1.0, rows=rows)
+        strongest = int(audit.cues["dependence"].to_numpy()[list(rows)].argmax())
+        # All cues, and the strongest alone: with all of them, part of the object may go.
+        cued = {rows: split.cued, rows[strongest : strongest + 1]: split.cues[strongest]}
+        self._cued = {Mixture(cues=1.0, rows=some): patches for some, patches in cued.items()}
         self._whole = Mixture(cues=1.0, keypoints=0.25, centre=0.25, rows=rows)
-        self._alone = [Mixture(cues=1.0, rows=(row,)) for row in rows[:_ALONE] if len(rows) > 1]
-        cued = -torch.from_numpy(split.cued).float()
+        self._maps = {mixture: -torch.from_numpy(patches).float() for mixture, patches in self._cued.items()}
         rest = mixed_maps(split.pixels, audit.vocabulary.grid, Mixture(keypoints=0.5, centre=0.5))
-        self._maps = {self._cues: cued, self._whole: (cued + 0.5 * rest) / 1.5}
-        self._maps |= {
-            mixture: -torch.from_numpy(patches).float()
-            for mixture, patches in zip(self._alone, split.cues, strict=False)
-        }
+        self._maps[self._whole] = (0.5 * rest - torch.from_numpy(split.cued).float()) / 1.5
 
     def on_few(self) -> Iterator[_OnFew]:
-        """Each kind of policy, then the best bias with the best contrast."""
-        biases = [self._try(Policy(bias=bias, maps=self._cues)) for bias in self._biases()]
-        biases += [self._try(Policy(bias=(Bias(strength),), maps=self._whole)) for strength in _STRENGTHS]
-        contrasts = [
-            self._try(Policy(contrast=Contrast(strength, view), maps=maps))
-            for strength, view, maps in itertools.product(_LAMBDAS, _VIEWS, (self._cues, self._whole))
-        ]
-        yield from biases
-        yield from contrasts
-        for keep in _KEEPS:
-            yield self._try(Policy(pixels=PixelMask(keep, "mean"), maps=self._cues))
-            for maps in (self._cues, self._whole):
+        """Each kind of policy, then the best bias with the best contrast on the same maps."""
+        for maps in self._maps:
+            biases = [self._try(Policy(bias=bias, maps=maps)) for bias in self._biases(maps)]
+            contrasts = [
+                self._try(Policy(contrast=Contrast(strength, view), maps=maps))
+                for strength, view in itertools.product(_LAMBDAS, _VIEWS)
+            ]
+            yield from biases
+            yield from contrasts
+            bias, contrast = (max(kind, key=lambda found: found[0].worst)[0].policy for kind in (biases, contrasts))
+            yield self._try(replace(contrast, bias=bias.bias))
+            for keep in _KEEPS:
                 yield self._try(Policy(tokens=TokenChoice(keep), maps=maps))
-        bias, contrast = (max(kind, key=lambda found: found[0].worst)[0].policy for kind in (biases, contrasts))
-        yield self._try(replace(contrast, bias=bias.bias))
-        for strength, maps in itertools.product(_STRENGTHS, self._alone):
-            yield self._try(Policy(bias=(Bias(strength),), maps=maps))
+                if maps in self._cued:
+                    yield self._try(Policy(pixels=PixelMask(keep, "mean"), maps=maps))
 
     def _try(self, policy: Policy) -> _OnFew:
         maps = self._maps[policy.maps]
         return _tried(self._few, policy, maps[torch.from_numpy(self._split.against)]), maps
 
-    def _biases(self) -> Iterator[tuple[Bias, ...]]:
+    def _biases(self, maps: Mixture) -> Iterator[tuple[Bias, ...]]:
         depth = len(self._split.plan.heads)
         halves = [part for part in (range(depth // 2), range(depth // 2, depth)) if part]
-        drawn = self._drawn_heads()
+        drawn = self._drawn_heads(self._cued[maps]) if maps in self._cued else []
         for strength in _STRENGTHS:
             yield (Bias(strength),)
-            for layers in halves:
-                yield (Bias(strength, layers=tuple(layers)),)
-            yield tuple(Bias(strength, layers=(layer,), heads=heads) for layer, heads in enumerate(drawn))
+            if drawn:
+                for layers in halves:
+                    yield (Bias(strength, layers=tuple(layers)),)
+                yield tuple(Bias(strength, layers=(layer,), heads=heads) for layer, heads in enumerate(drawn))
 
     @torch.no_grad()
-    def _drawn_heads(self) -> list[tuple[int, ...]]:
-        """In each layer, the half of the heads that look at the cues' patches most."""
+    def _drawn_heads(self, cued: Bool[np.ndarray, "image patch"]) -> list[tuple[int, ...]]:
+        """In each layer, the half of the heads that look at a cue's patches most."""
         split = self._split
         totals = [torch.zeros(heads) for heads in split.plan.heads]
         for here, x in split.batches():
-            channels = torch.from_numpy(split.cued[here]).float().to(x.device)[:, :, None]
+            channels = torch.from_numpy(cued[here]).float().to(x.device)[:, :, None]
             with read_attention(split.model.module, channels, grid=split.plan.layout) as reading:
                 split.model.module(x)
             for layer, read in enumerate(reading.layers):
                 totals[layer] += read.values.sum(dim=(0, 2, 3)).cpu()
         return [tuple(total.topk(max(1, len(total) // 2)).indices.tolist()) for total in totals]
-
-
-def _clear_gain(before: Bool[np.ndarray, " image"], after: Bool[np.ndarray, " image"]) -> bool:
-    """Whether more answers were mended than spoilt, beyond chance."""
-    mended, spoilt = int((after & ~before).sum()), int((before & ~after).sum())
-    if not mended + spoilt:
-        return False
-    return bool(stats.binomtest(mended, mended + spoilt, alternative="greater").pvalue < _CLEAR)

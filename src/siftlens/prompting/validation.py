@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from siftlens.auditing import AuditResult
@@ -31,6 +31,7 @@ class Validation:
     Attributes:
         model: the classifier.
         pixels: what it sees of each image.
+        names: class of each image.
         logit: index of each image's right logit.
         cues: patches of each harmful cue.
         groups: 2 * class + 1 where the harmful cues speak against the label, else 2 * class.
@@ -40,6 +41,7 @@ class Validation:
 
     model: LoadedModel
     pixels: Sequence[UInt8[np.ndarray, "height width 3"]]
+    names: Shaped[np.ndarray, " image"]
     logit: Int[np.ndarray, " image"]
     cues: Bool[np.ndarray, "cue image patch"]
     groups: Int[np.ndarray, " image"]
@@ -66,12 +68,45 @@ class Validation:
                 answers.append(logits_of(self.model.module, x).argmax(dim=1).cpu())
         return np.asarray(torch.cat(answers).numpy() == self.logit)
 
-    def only(self, images: Bool[np.ndarray, " image"]) -> "Validation":
-        """Some of the images."""
-        pixels = [pixels for pixels, here in zip(self.pixels, images, strict=True) if here]
+    def only(self, images: Bool[np.ndarray, " image"] | Int[np.ndarray, " some"]) -> "Validation":
+        """Some of the images, by a mask or by their places."""
         return replace(
-            self, pixels=pixels, logit=self.logit[images], cues=self.cues[:, images], groups=self.groups[images]
+            self,
+            pixels=[self.pixels[image] for image in np.arange(len(self.pixels))[images]],
+            names=self.names[images],
+            logit=self.logit[images],
+            cues=self.cues[:, images],
+            groups=self.groups[images],
         )
+
+    def joined(self, other: "Validation") -> "Validation":
+        """These images, then others."""
+        return replace(
+            self,
+            pixels=[*self.pixels, *other.pixels],
+            names=np.concatenate([self.names, other.names]),
+            logit=np.concatenate([self.logit, other.logit]),
+            cues=np.concatenate([self.cues, other.cues], axis=1),
+            groups=np.concatenate([self.groups, other.groups]),
+        )
+
+    def with_cues(self, audit: AuditResult, rows: Sequence[int]) -> "Validation":
+        """The same images, and where the cues are in them."""
+        grid = self.plan.layout.grid
+        found = [
+            cue_patches(self.pixels[here], grid, audit, rows, self._tokens(audit, rows, x))
+            for here, x in self.batches()
+        ]
+        return replace(self, cues=np.concatenate(found, axis=1))
+
+    @torch.no_grad()
+    def _tokens(self, audit: AuditResult, rows: Sequence[int], x: Tensor) -> Float[Tensor, "image patch dim"] | None:
+        """Tokens of the audit's layer, where a cue needs them."""
+        if "token" not in kinds_of(audit, rows):
+            return None
+        with self.plan.access.read(audit.layer) as read:
+            self.model.module(x)
+        return read[0]
 
     def by_group(self, right: Bool[np.ndarray, " image"]) -> Float[np.ndarray, " group"]:
         """Accuracy of each group that has enough images."""
@@ -116,16 +151,9 @@ def read_validation(
     plan = Plan(model.module, (first,), {})
     rows = harmful_rows(audit)
     nowhere = np.zeros((0, len(pixels), plan.layout.grid.patches), bool)
-    bare = Validation(model, pixels, logit[labels_index], nowhere, 2 * labels_index, plan, batch_size)
-    found = np.concatenate(
-        [
-            cue_patches(pixels[here], plan.layout.grid, audit, rows, _tokens(bare, audit, rows, x))
-            for here, x in bare.batches()
-        ],
-        axis=1,
-    )
-    groups = bare.groups + speaks_against(audit, rows, found.mean(axis=2), names)
-    return replace(bare, cues=found, groups=groups)
+    bare = Validation(model, pixels, np.array(names), logit[labels_index], nowhere, 2 * labels_index, plan, batch_size)
+    found = bare.with_cues(audit, rows)
+    return replace(found, groups=bare.groups + speaks_against(audit, rows, found.cues.mean(axis=2), names))
 
 
 def speaks_against(
@@ -153,15 +181,3 @@ def model_input(
 ) -> Float[Tensor, "image 3 height width"]:
     """What a model takes, of what it sees."""
     return to_input(pixels, model.normalization, model.device, model.dtype)
-
-
-@torch.no_grad()
-def _tokens(
-    validation: Validation, audit: AuditResult, rows: Sequence[int], x: Tensor
-) -> Float[Tensor, "image patch dim"] | None:
-    """Tokens of the audit's layer, where a cue needs them."""
-    if "token" not in kinds_of(audit, rows):
-        return None
-    with validation.plan.access.read(audit.layer) as read:
-        validation.model.module(x)
-    return read[0]
