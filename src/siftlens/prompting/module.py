@@ -1,6 +1,7 @@
 """`prompted`: a model under a policy for good, as a module that computes its own maps."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
@@ -86,8 +87,13 @@ class Prompted(nn.Module):
             self.model(x)
         return read[0]
 
-    def save(self, folder: str | PathLike[str]) -> None:
+    def save(self, folder: str | PathLike[str], *, beside: Iterable[str] = ()) -> None:
         """Write the prompt, without the model's weights: prompt.json, and the audit's cues in a folder beside it.
+
+        Args:
+            folder: to write to; made where it is missing.
+            beside: names of files that are in it already; prompt.json takes their checksums, and `load_prompted`
+                refuses the folder where one of them is damaged or gone.
 
         Raises:
             InputError: the folder holds a prompt already, or cannot be written.
@@ -106,7 +112,7 @@ class Prompted(nn.Module):
             "weights_hash": self._weights_hash,
             "audit": audit is not None,
         }
-        write_record(folder / _INFO, whole, ())
+        write_record(folder / _INFO, whole, beside)
 
     @property
     def grid(self) -> PatchGrid:
@@ -185,7 +191,7 @@ def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -
         model: with the same weights.
 
     Raises:
-        StudyError: missing, damaged, or written by a newer version.
+        StudyError: missing, it or a file beside it damaged, or written by a newer version.
         InputError: the model has other weights.
     """
     folder = Path(folder)

@@ -70,7 +70,7 @@ def try_prompt(
     if out is not None:
         write_table(Path(out) / TABLE, effect.table)
         write_page(Path(out) / PAGE, render_prompt(effect))
-        better.save(out)
+        better.save(out, beside=(TABLE,))
     return effect
 
 
