@@ -49,8 +49,8 @@ def prompt(
 
         from siftlens.cli.prompted import prompted, read_policy
         from siftlens.models import load_model
+        from siftlens.prompting.module import expect_free
         from siftlens.study import load_audit, try_prompt
-        from siftlens.study.prompts import expect_free
 
         expect_free(out)
         chosen = read_policy(policy)

@@ -99,8 +99,7 @@ class Prompted(nn.Module):
             InputError: the folder holds a prompt already, or cannot be written.
         """
         folder = Path(folder)
-        if (folder / _INFO).exists():
-            raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")
+        expect_free(folder)
         audit = self.audit
         if audit is not None:
             nothing = {name: getattr(audit, name).iloc[:0] for name in ("images", "shown", "pictures")}
@@ -181,6 +180,16 @@ def prompted(
             "an audit was given, but the policy's maps take nothing from it; give maps.cues a weight, or leave it out"
         )
     return Prompted(module, policy, normalization, audit if policy.maps.cues else None, weights_hash)
+
+
+def expect_free(folder: Path) -> None:
+    """Refuse a folder whose prompt would be overwritten.
+
+    Raises:
+        InputError: it holds one.
+    """
+    if (folder / _INFO).exists():
+        raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")
 
 
 def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -> Prompted:
