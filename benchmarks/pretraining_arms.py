@@ -18,6 +18,7 @@ BASE = PretrainSettings(
     epochs=10,
     batch_size=64,
     learning_rate=4e-3,  # by `tune`
+    decoding=PartialDecoding(1.0, 0.5),  # all; ranked has no say then, and is what the results' settings.json names
     decoder=DecoderSettings(64, 2, 2),  # lean: half as wide, half as deep
 )
 GUIDED = MaskPolicy("keypoint-high")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import siftlens
 from oracles.leaning import CLASSES, Leaning, pictures
@@ -89,24 +90,75 @@ def test_images_that_the_cue_misleads_are_told(leaning):
     assert wrong[against].mean() > 0.5 and not wrong[~against].any()
 
 
-def test_masks_confirm(tmp_path):
-    from PIL import Image
+ON_DISK = {"normalize": None, "size": Leaning.size, "vocabularies": ("colour",)}
 
+
+def on_disk(folder, high=255, suffix=".png"):
+    """Images, and masks of their objects with this value on them."""
     for number, picture in enumerate(PICTURES):
-        for kind, pixels in (("images", picture.pixels), ("masks", picture.object_map.repeat(4, 0).repeat(4, 1) * 255)):
-            path = tmp_path / kind / CLASSES[picture.label] / f"{number:03}.png"
+        mask = picture.object_map.repeat(4, 0).repeat(4, 1) * high
+        for kind, pixels, ending in (("images", picture.pixels, ".png"), ("masks", mask.astype(np.uint8), suffix)):
+            path = folder / kind / CLASSES[picture.label] / f"{number:03}{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(path)
+            Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize(("high", "suffix"), [(255, ".png"), (1, ".png"), (1, ".gif")])
+def test_masks_confirm(tmp_path, high, suffix):
+    on_disk(tmp_path, high, suffix)
     model = Leaning(on_object=1, on_cue=2).eval()
-    settings = {"normalize": None, "size": Leaning.size, "vocabularies": ("colour",)}
-    audit = siftlens.audit(model, tmp_path / "images", masks=tmp_path / "masks", **settings)
+    audit = siftlens.audit(model, tmp_path / "images", masks=tmp_path / "masks", **ON_DISK)
     assert audit.cues["verdict"][0] == "confirmed spurious"
     assert audit.cues["label"][0] == CLASSES[1]
     assert audit.cues["off_object"][0] > 0.95
+    on_object = [i for i, cue in enumerate(audit) if share_on(cue, "object_map")[0] > 0.9]
+    assert on_object and (audit.cues["off_object"][on_object] < 0.1).all()
+    assert "confirmed spurious" not in set(audit.cues["verdict"][on_object])
+
+
+def test_without_evidence_from_outside_nothing_is_confirmed(tmp_path):
+    on_disk(tmp_path)
+    model, settings = Leaning(on_object=1, on_cue=2).eval(), ON_DISK
     plain = siftlens.audit(model, tmp_path / "images", **settings)
     assert "confirmed spurious" not in set(plain.cues["verdict"])
     elsewhere = siftlens.audit(model, tmp_path / "images", environment=tmp_path / "images", **settings)
     assert "confirmed spurious" not in set(elsewhere.cues["verdict"])  # there the cue goes with the class as well
+
+
+class Untouched(Leaning):
+    def forward(self, images):
+        raise AssertionError("the model ran before the masks were looked at")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            lambda path: path.unlink(),
+            r"expected a mask for green/\d+.png at .*\.png or with another image suffix, found none",
+        ),
+        (lambda path: path.write_bytes(b"x"), r"the mask .*\.png cannot be read; make it anew"),
+        (
+            lambda path: Image.new("L", (29, 20)).save(path),
+            r"the mask .* is \(29, 20\) px, its image \(28, 20\) px; expected one size",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_before_the_model_runs(tmp_path, spoil, told):
+    on_disk(tmp_path)
+    for path in (tmp_path / "masks" / CLASSES[0]).iterdir():
+        spoil(path)
+    with pytest.raises(siftlens.InputError, match=told):
+        siftlens.audit(Untouched().eval(), tmp_path / "images", masks=tmp_path / "masks", **ON_DISK)
+
+
+def test_a_mask_that_is_cut_off_is_told(tmp_path):
+    """Its header is whole: found where it is read."""
+    on_disk(tmp_path)
+    for path in (tmp_path / "masks").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:45])
+    with pytest.raises(siftlens.InputError, match=r"the mask .*\.png cannot be read \(.*\); make it anew"):
+        siftlens.audit(Leaning(on_object=1, on_cue=2).eval(), tmp_path / "images", masks=tmp_path / "masks", **ON_DISK)
 
 
 def test_saved_and_loaded(leaning, tmp_path):

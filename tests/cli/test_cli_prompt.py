@@ -90,6 +90,12 @@ def test_a_policy_from_a_file_that_does_nothing(place, tmp_path):
     assert "Nothing is done: this is the model as it is." in (tmp_path / "out" / "index.html").read_text()
 
 
+def test_images_are_looked_for_before_a_model(place, tmp_path):
+    arguments = ("--model", "timm/none_of_this_name", "--images", "nowhere", "--policy", "{}")
+    code, out, err = run(place, *arguments, "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and err.startswith("siftlens: error: no images at nowhere")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -77,7 +77,7 @@ def kept(tmp_path_factory):
         audit = siftlens.audit(model, pixels, labels, normalize=None, vocabularies=("colour",))
         audit.save(place / "audit")
     policy = siftlens.Policy.from_json('{"tokens": {"keep": 0.8}, "maps": {"cues": 1, "rows": [0]}}')
-    siftlens.prompted(model, policy, audit=audit, normalize=None).save(place / "prompt")
+    siftlens.try_prompt(model, policy, pixels[:12], audit=audit, normalize=None, out=place / "prompt")
     return place
 
 
@@ -138,12 +138,13 @@ def test_a_damaged_audit_is_refused(place, siftlens_cli, kept, name, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["prompt.json", "audit/cues.parquet"])
+@pytest.mark.parametrize("name", ["prompt.json", "predictions.parquet", "audit/cues.parquet"])
 def test_a_damaged_prompt_is_refused(place, kept, name, damage):
     shutil.copytree(kept / "prompt", place / "prompt")
     damage(place / "prompt" / name)
-    with pytest.raises(siftlens.StudyError, match="damaged|lacks|has no prompt.json"):
+    with pytest.raises(siftlens.StudyError, match="damaged|lacks|has no prompt.json") as refused:
         siftlens.load_prompted(place / "prompt", leaning.Leaning(on_object=1, on_cue=2).eval())
+    assert Path(name).name in str(refused.value)
 
 
 @pytest.mark.parametrize(

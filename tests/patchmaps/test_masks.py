@@ -7,7 +7,7 @@ from PIL import Image
 from siftlens.core import PatchGrid
 from siftlens.data import Preprocessing, Unreadable
 from siftlens.patchmaps import mask_file
-from siftlens.patchmaps.masks import object_patches
+from siftlens.patchmaps.masks import object_patches, object_share
 
 GRID = PatchGrid(3, 5, 7, 11)
 PLAIN = Preprocessing(GRID.height, GRID.width)
@@ -42,6 +42,15 @@ def test_a_patch_belongs_to_the_object_from_one_half(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "m.png")
     found = object_patches(tmp_path / "m.png", PLAIN, GRID)
     assert found[0, 0] and found.sum() == 1
+
+
+@pytest.mark.parametrize("high", [1, 255])
+def test_the_object_fills_a_share_of_a_patch(tmp_path, high):
+    pixels = np.zeros((21, 55), np.uint8)
+    pixels[7:10, 11:22] = high  # 3 of 7 rows
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    found = object_share(tmp_path / "m.png", PLAIN, GRID)
+    assert found[1, 1] == pytest.approx(3 / 7) and found.sum() == found[1, 1]
 
 
 def test_the_mask_is_cropped_as_the_image_is(tmp_path):

@@ -32,6 +32,12 @@ def test_decoding_all_is_the_masked_patches_as_they_are():
     assert PartialDecoding().choose(masked, concentration, keys) is masked
 
 
+def test_by_default_chance_decides():
+    concentration, _, masked, keys = drawn()
+    decoded = PartialDecoding(0.5).choose(masked, concentration, keys)
+    assert torch.equal(PartialDecoding(0.5).choose(masked, concentration.flip(1), keys), decoded)
+
+
 def test_half_is_ranked_by_concentration_and_half_by_chance():
     concentration, _, masked, keys = drawn()
     decoded = PartialDecoding(0.5, 0.5).choose(masked, concentration, keys)

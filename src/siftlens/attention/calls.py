@@ -1,7 +1,7 @@
 """One captured attention, fused or eager, and what can be computed from it without keeping it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+_FUSED_OPERANDS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _CHUNK_BYTES = 32 * 2**20  # attention rows held at once where rows must be built
 _CACHED_BYTES = 4 * 2**20  # and where they are gone through several times: as many as stay in a processor's cache
+
+
+def fused_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name of a call of `torch.nn.functional.scaled_dot_product_attention`."""
+    return dict(zip(_FUSED_OPERANDS, args, strict=False)) | dict(kwargs)
 
 
 def _wide(tensor: Tensor) -> Tensor:

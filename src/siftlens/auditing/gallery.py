@@ -1,6 +1,5 @@
 """What a person needs to see of every cue, kept so that neither the model nor the images are needed later."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 
 from siftlens.auditing.tables import HARMFUL, RELIED_ON
 from siftlens.core import PatchGrid
-from siftlens.data import ImageRef, Preprocessing, decode
+from siftlens.data import ImageRef, Jpeg, Preprocessing, as_jpeg, decode
 
 SHEET, SMALL_SHEET = 12, 6  # images on the contact sheet of a cue that is relied on, and of any other
 AFFECTED = 8  # images of either kind of error
 PICTURES = 480  # different ones in all: with `_BYTES` each, 12 MB in base64
 _BYTES = 18_000
-_ENCODINGS = ((224, 90), (224, 75), (160, 75), (128, 60))  # longer side, px, and JPEG quality
+_ENCODINGS = (Jpeg(224, 90, full_colour=True), Jpeg(224, 75), Jpeg(160, 75), Jpeg(128, 60))
 
 SHOWN_COLUMNS = ["cue", "part", "image", "patches"]
 _COLOURS = ["red", "green", "blue", "spread", "texture"]
@@ -78,7 +76,7 @@ def take_gallery(
             for image in members:
                 pixels = decode(refs[image], preprocessing)[: grid.height, : grid.width]
                 if image not in kept:
-                    kept[image] = _jpeg(pixels)
+                    kept[image] = as_jpeg(pixels, _ENCODINGS, _BYTES)
                 if part == "carries":
                     colour.add(pixels, place[image])
                 shown.append((row, part, image, np.flatnonzero(place[image]).tolist()))
@@ -166,14 +164,3 @@ class _Colours:
             "spread": float(np.sqrt(((means - mean) ** 2).sum(axis=1).mean())),
             "texture": float(np.concatenate(self._deviations).mean()),
         }
-
-
-def _jpeg(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The best of the encodings that takes no more than its share, or the last."""
-    for side, quality in _ENCODINGS:
-        image, out = Image.fromarray(pixels), io.BytesIO()
-        image.thumbnail((side, side))
-        image.save(out, "JPEG", quality=quality, subsampling=0 if quality > 80 else 2)
-        if out.tell() <= _BYTES:
-            break
-    return out.getvalue()

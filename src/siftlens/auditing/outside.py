@@ -1,5 +1,6 @@
 """Knowledge from outside that can confirm a cue as spurious: masks of the objects, or a second environment."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,34 @@ from PIL import Image
 from siftlens.auditing.bench import Bench
 from siftlens.auditing.candidates import Candidate
 from siftlens.auditing.vocabulary import Vocabulary
-from siftlens.core import InputError, PatchGrid
-from siftlens.data import Preprocessing, decode, open_images
-from siftlens.data.sources import ImageRef
+from siftlens.core import InputError
+from siftlens.data import ImageRef, Unreadable, open_images
+from siftlens.patchmaps import mask_file, object_share
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MASKED = 64  # images that are looked at
+
+
+def expect_masks(masks: Path, refs: Iterable[ImageRef]) -> None:
+    """Refuse masks that do not fit their images, by their headers alone.
+
+    Args:
+        masks: folder of masks, as for `off_object`.
+        refs: the images; sizes are compared where these are files.
+
+    Raises:
+        InputError: a mask is missing, no image, or of another size than its image.
+    """
+    for ref in refs:
+        path = _mask(masks, ref)
+        try:
+            with Image.open(path) as mask:
+                size = mask.size
+        except (OSError, Image.DecompressionBombError) as error:
+            raise InputError(f"the mask {path} cannot be read; make it anew") from error
+        if isinstance(ref.source, Path):
+            with Image.open(ref.source) as image:
+                if size != image.size:
+                    raise InputError(f"the mask {path} is {size} px, its image {image.size} px; expected one size")
 
 
 def off_object(
@@ -27,18 +50,25 @@ def off_object(
     """Share of a cue's area that lies outside the objects; None without masks, or where no image has the cue.
 
     Args:
-        masks: folder of masks, white on the object, each named as its image is but for the ending.
+        masks: folder of masks, bright on the object, each named as its image is but for the ending.
         bench: with the images.
         images: those that carry the cue.
         there: where the cue is, in every image of the sample.
 
     Raises:
-        InputError: a mask is missing, or of another size than its image.
+        InputError: a mask is missing or cannot be read.
     """
     if masks is None or not len(images):
         return None
     refs, size, grid = bench.reader.refs, bench.reader.model.preprocessing, bench.layout.grid
-    outside = [1 - _object_share(masks, refs[i], size, grid)[there[i]].mean() for i in images[:_MASKED]]
+    outside = []
+    for i in images[:_MASKED]:
+        path = _mask(masks, refs[i])
+        try:
+            inside = object_share(path, size, grid)
+        except Unreadable as error:
+            raise InputError(f"the mask {path} cannot be read ({error}); make it anew") from error
+        outside.append(1 - inside.ravel()[there[i]].mean())
     return float(np.mean(outside))
 
 
@@ -71,16 +101,9 @@ def lift_elsewhere(
     return float(higher + (share[mine][:, None] == share[~mine]).mean() / 2)
 
 
-def _object_share(masks: Path, ref: ImageRef, preprocessing: Preprocessing, grid: PatchGrid) -> np.ndarray:
-    """Share of each patch that the object covers."""
-    stem = masks / Path(ref.identity).with_suffix("")
-    path = next((found for suffix in _SUFFIXES if (found := stem.with_name(stem.name + suffix)).is_file()), None)
+def _mask(masks: Path, ref: ImageRef) -> Path:
+    path = mask_file(masks, ref.identity)
     if path is None:
-        raise InputError(f"expected a mask for {ref.identity} at {stem}.png, found none")
-    if isinstance(ref.source, Path):
-        with Image.open(path) as mask, Image.open(ref.source) as image:
-            if mask.size != image.size:
-                raise InputError(f"the mask {path} is {mask.size} px, its image {image.size} px; expected one size")
-    pixels = decode(ImageRef(ref.identity, "", path), preprocessing)[: grid.height, : grid.width, 0]
-    blocks = pixels.reshape(grid.rows, grid.patch_height, grid.cols, grid.patch_width) / 255
-    return np.asarray(blocks.mean(axis=(1, 3))).ravel()
+        expected = (masks / ref.identity).with_suffix(".png")
+        raise InputError(f"expected a mask for {ref.identity} at {expected} or with another image suffix, found none")
+    return path

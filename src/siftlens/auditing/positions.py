@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from siftlens.attention.calls import fused_arguments
+
 _ATTENTION = F.scaled_dot_product_attention
-_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
 class Positions:
@@ -68,10 +69,9 @@ class CutBiases(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
         if func is not _ATTENTION:
-            return func(*args, **given)
-        given |= dict(zip(_ARGUMENTS, args, strict=False))
+            return func(*args, **(kwargs or {}))
+        given = fused_arguments(args, kwargs or {})
         if self._positions.is_bias(given.get("attn_mask")):
             given["attn_mask"] = self._positions.of_pairs(given["attn_mask"])
         return func(**given)

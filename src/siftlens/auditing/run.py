@@ -17,6 +17,7 @@ from siftlens.auditing.claims import claims
 from siftlens.auditing.classifier import match_logits, with_probe
 from siftlens.auditing.gallery import take_gallery
 from siftlens.auditing.margins import logits_of
+from siftlens.auditing.outside import expect_masks
 from siftlens.auditing.reader import Reader
 from siftlens.auditing.remembered import remembered
 from siftlens.auditing.results import AuditResult
@@ -67,6 +68,10 @@ class Run:
     ):
         self.settings, self.progress, self.folder = settings, progress, folder
         self.sample = take_sample(source, labels, model.preprocessing, settings.seed)
+        if settings.masks is not None:
+            # Which images of a class that is tested carry a cue would be known in the middle of the trials.
+            tested = ~self.sample.discover & np.isin(self.sample.labels, enough(self.sample))
+            expect_masks(settings.masks, [self.sample.refs[place] for place in np.flatnonzero(tested)])
         self.numbers = {
             "siftlens": __version__,
             **model.numbers(),

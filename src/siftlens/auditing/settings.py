@@ -17,7 +17,7 @@ class AuditSettings:
         vocabularies: kinds of visual words, of "sift", "colour" and "token".
         layer: whose tokens words are made of; None for the last of the first quarter.
         probe: fit a linear classifier on the model's output first.
-        masks: folder of masks of the objects, named as the images are.
+        masks: folder of object masks, named as the images are.
         environment: folder of labelled images from elsewhere.
         batch_size: images per forward pass.
         seed: of everything that is drawn.

@@ -63,7 +63,7 @@ def audit(
     masks: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Masks, white on the object, named as the images are.", rich_help_panel=_EVIDENCE
+            metavar="DIR", help="Object masks named as the images, bright on the object.", rich_help_panel=_EVIDENCE
         ),
     ] = None,
     environment: Annotated[

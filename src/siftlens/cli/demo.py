@@ -54,11 +54,12 @@ def demo(
         from siftlens.cli.summary import summary
         from siftlens.data import atomic_path
         from siftlens.models import load_model
-        from siftlens.study import analyze, expect_free, prompts
+        from siftlens.prompting.module import expect_free as expect_no_prompt
+        from siftlens.study import analyze, expect_free
 
         expect_free(out, resume=False)
         storage.expect_free(out / _AUDIT)
-        prompts.expect_free(out / _PROMPT)
+        expect_no_prompt(out / _PROMPT)
         listed = out / "photographs.txt"
         with atomic_path(listed) as path:
             path.write_text("\n".join(map(str, photographs)) + "\n", encoding="utf-8")

@@ -42,10 +42,14 @@ def prompt(
     with reported(out):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
+        from siftlens.data import open_images
+
+        open_images(images)  # a mistyped path is told at once, and before a model is downloaded
+
         from siftlens.cli.prompted import prompted, read_policy
         from siftlens.models import load_model
+        from siftlens.prompting.module import expect_free
         from siftlens.study import load_audit, try_prompt
-        from siftlens.study.prompts import expect_free
 
         expect_free(out)
         chosen = read_policy(policy)

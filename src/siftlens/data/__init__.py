@@ -3,6 +3,7 @@
 from siftlens.data.atomic import atomic_path, disk_errors, reserve, write_page
 from siftlens.data.decode import Unreadable, decode
 from siftlens.data.files import open_images
+from siftlens.data.jpeg import Jpeg, as_jpeg
 from siftlens.data.pixels import as_pixels, content_hash
 from siftlens.data.planted import SPLITS, Material, Planted, PlantedImage, PlantedSplit
 from siftlens.data.planted_cues import CUES
@@ -33,6 +34,7 @@ __all__ = [
     "FolderMaterial",
     "ImageRef",
     "ImageSource",
+    "Jpeg",
     "Material",
     "Member",
     "Normalization",
@@ -42,6 +44,7 @@ __all__ = [
     "Preprocessing",
     "Stored",
     "Unreadable",
+    "as_jpeg",
     "as_pixels",
     "atomic_path",
     "content_hash",

@@ -3,10 +3,10 @@
 Source: METHOD section 5. Null 1 puts the maps of other images in place of the image's own: the average layout stays,
 the tie to this image goes. Null 2 mirrors the own map: levels, smoothness and distance from the centre stay.
 
-METHOD also gives each map of null 1 the image's own values by rank, ties in random order. That is not done here:
-most patches have no keypoint, so the ties make null maps rougher than any real map, and attention that sees no
-content at all (by distance only) got a false assortativity of 0.05 to 0.09. Maps as they are leave it at zero:
-where attention does not depend on the keypoints, the own map and another image's are exchangeable.
+Maps of null 1 are taken as they are, not given the image's own values by rank: most patches have no keypoint, so ties
+in random order would make null maps rougher than any real map, and attention that sees no content at all (by distance
+only) got a false assortativity of 0.05 to 0.09. Maps as they are leave it at zero: where attention does not depend on
+the keypoints, the own map and another image's are exchangeable.
 """
 
 from collections.abc import Iterable

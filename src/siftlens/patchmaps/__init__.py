@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from siftlens.patchmaps.decoded import Shrinking, decode_images
-from siftlens.patchmaps.masks import mask_file
+from siftlens.patchmaps.masks import mask_file, object_share
 from siftlens.patchmaps.measures import LEVELS, MEASURES, auroc, levels, patch_weights, standardize
 from siftlens.patchmaps.pipeline import prepare_images
 from siftlens.patchmaps.prepare import Prepared, PrepareSettings, Quarantined
@@ -25,6 +25,7 @@ __all__ = [
     "decode_images",
     "levels",
     "mask_file",
+    "object_share",
     "patch_weights",
     "prepare_images",
     "rival_maps",

@@ -1,10 +1,10 @@
-"""Object masks beside images: which patches show the object, to tell how far concentration marks it."""
+"""Object masks beside images: how much of each patch shows the object."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from siftlens.core import PatchGrid
 from siftlens.data import ImageRef, Preprocessing, decode
@@ -23,8 +23,8 @@ def mask_file(folder: Path, identity: str) -> Path | None:
     return next((found for suffix in _SUFFIXES if (found := path.with_suffix(suffix)).is_file()), None)
 
 
-def object_patches(path: Path, preprocessing: Preprocessing, grid: PatchGrid) -> Bool[np.ndarray, "rows cols"]:
-    """Patches of which the object fills at least half, in what the model sees of the image.
+def object_share(path: Path, preprocessing: Preprocessing, grid: PatchGrid) -> Float[np.ndarray, "rows cols"]:
+    """Share of each patch that the object fills, in what the model sees of the image.
 
     Args:
         path: of the mask, of its image's proportions: the object brighter than half of the brightest pixel.
@@ -37,4 +37,9 @@ def object_patches(path: Path, preprocessing: Preprocessing, grid: PatchGrid) ->
     pixels = decode(ImageRef(path.name, "", path), replace(preprocessing, interpolation="nearest")).max(axis=2)
     inside = pixels[: grid.height, : grid.width] > int(pixels.max()) // 2
     blocks = inside.reshape(grid.rows, grid.patch_height, grid.cols, grid.patch_width)
-    return np.asarray(blocks.mean(axis=(1, 3)) >= 0.5)
+    return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def object_patches(path: Path, preprocessing: Preprocessing, grid: PatchGrid) -> Bool[np.ndarray, "rows cols"]:
+    """Patches of which the object fills at least half, as `object_share` tells it."""
+    return np.asarray(object_share(path, preprocessing, grid) >= 0.5)

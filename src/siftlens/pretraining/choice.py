@@ -24,7 +24,7 @@ class PartialDecoding:
     """
 
     share: float = 1.0
-    ranked: float = 0.5
+    ranked: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:

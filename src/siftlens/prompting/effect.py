@@ -1,6 +1,5 @@
 """What a prompt changes: a model's answers before and after, image by image, with pictures of what changed."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from siftlens.auditing.classifier import match_logits
 from siftlens.auditing.margins import logits_of
 from siftlens.core import InputError, NothingReadableError, PatchGrid
-from siftlens.data import ImageSource, Unreadable, decode
+from siftlens.data import ImageSource, Jpeg, Unreadable, as_jpeg, decode
 from siftlens.interrelation.forward import to_input
 from siftlens.models import LoadedModel
 from siftlens.prompting.maps import cue_patches, cue_rows
@@ -25,7 +24,7 @@ from siftlens.prompting.policy import Policy
 from siftlens.prompting.validation import FEW
 
 PICTURES = 24  # images of which pictures are kept
-_LONGEST, _QUALITY = 224, 88  # of a picture, px, and its JPEG quality
+_LONGEST, _QUALITY = 224, 88  # of a picture, px, and its JPEG quality; smaller ones are enlarged
 _PAPER = 200  # grey that replaces what is not looked at
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -242,11 +241,10 @@ def _picture(row: int, pixels: Pixels, counts: Float[np.ndarray, " patch"], grid
 
 
 def _jpeg(pixels: Pixels) -> bytes:
-    image, held = Image.fromarray(pixels), io.BytesIO()
+    image = Image.fromarray(pixels)
     longest = max(image.size)
     if longest != _LONGEST:
         size = (max(1, image.width * _LONGEST // longest), max(1, image.height * _LONGEST // longest))
         smaller = longest > _LONGEST
         image = image.resize(size, Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST)
-    image.save(held, "JPEG", quality=_QUALITY)
-    return held.getvalue()
+    return as_jpeg(np.asarray(image), (Jpeg(_LONGEST, _QUALITY),))

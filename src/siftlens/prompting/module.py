@@ -1,6 +1,7 @@
 """`prompted`: a model under a policy for good, as a module that computes its own maps."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
@@ -86,15 +87,19 @@ class Prompted(nn.Module):
             self.model(x)
         return read[0]
 
-    def save(self, folder: str | PathLike[str]) -> None:
+    def save(self, folder: str | PathLike[str], *, beside: Iterable[str] = ()) -> None:
         """Write the prompt, without the model's weights: prompt.json, and the audit's cues in a folder beside it.
+
+        Args:
+            folder: to write to; made where it is missing.
+            beside: names of files that are in it already; prompt.json takes their checksums, and `load_prompted`
+                refuses the folder where one of them is damaged or gone.
 
         Raises:
             InputError: the folder holds a prompt already, or cannot be written.
         """
         folder = Path(folder)
-        if (folder / _INFO).exists():
-            raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")
+        expect_free(folder)
         audit = self.audit
         if audit is not None:
             nothing = {name: getattr(audit, name).iloc[:0] for name in ("images", "shown", "pictures")}
@@ -106,7 +111,7 @@ class Prompted(nn.Module):
             "weights_hash": self._weights_hash,
             "audit": audit is not None,
         }
-        write_record(folder / _INFO, whole, ())
+        write_record(folder / _INFO, whole, beside)
 
     @property
     def grid(self) -> PatchGrid:
@@ -177,6 +182,16 @@ def prompted(
     return Prompted(module, policy, normalization, audit if policy.maps.cues else None, weights_hash)
 
 
+def expect_free(folder: Path) -> None:
+    """Refuse a folder whose prompt would be overwritten.
+
+    Raises:
+        InputError: it holds one.
+    """
+    if (folder / _INFO).exists():
+        raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")
+
+
 def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -> Prompted:
     """Read what `Prompted.save` wrote, for the model that it was made for.
 
@@ -185,7 +200,7 @@ def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -
         model: with the same weights.
 
     Raises:
-        StudyError: missing, damaged, or written by a newer version.
+        StudyError: missing, it or a file beside it damaged, or written by a newer version.
         InputError: the model has other weights.
     """
     folder = Path(folder)

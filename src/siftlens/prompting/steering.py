@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from siftlens.attention.calls import fused_arguments
 from siftlens.attention.trial import on_trial
 
 _FUSED = F.scaled_dot_product_attention
-_FUSED_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _SOFTMAXES = {torch.softmax, torch.special.softmax, Tensor.softmax, F.softmax}
 _MULTI_HEAD = F.multi_head_attention_forward
 _MULTI_HEAD_SIGNATURE = inspect.signature(_MULTI_HEAD)
@@ -98,7 +98,7 @@ class Steering(TorchFunctionMode):
             self._current = None
 
     def _fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = dict(zip(_FUSED_ARGUMENTS, args, strict=False)) | kwargs
+        given = fused_arguments(args, kwargs)
         query, key = given["query"], given["key"]
         site, bias = self._enter(query.shape[-2], key.shape[-2])
         if bias is not None:

@@ -1,12 +1,11 @@
 """The images to look at, as the report's script draws them: pictures, keypoints, and attention as bytes in base64."""
 
 import base64
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from siftlens.data import Jpeg, as_jpeg
 from siftlens.interrelation.gallery_budget import OVERVIEW_BYTES, heads_by_importance
 from siftlens.interrelation.kept_rows import KeptRows
 from siftlens.interrelation.results import GalleryImage, Result
@@ -15,7 +14,7 @@ from siftlens.report.numbers import number
 from siftlens.report.payload import Json, plain
 
 _PICTURE_BYTES = 75_000
-_PICTURES = ((512, 88), (512, 70), (384, 70), (256, 70))  # side, px, and JPEG quality
+_PICTURES = (Jpeg(512, 88), Jpeg(512, 70), Jpeg(384, 70), Jpeg(256, 70))
 _RANKS = ("", "2nd ", "3rd ")
 
 
@@ -57,7 +56,7 @@ def image_json(image: GalleryImage, cells: Sequence[Cell], reasons: Sequence[str
         "height": height,
         "rows": rows,
         "cols": cols,
-        "source": _picture(image.pixels),
+        "source": "data:image/jpeg;base64," + _text(as_jpeg(image.pixels, _PICTURES, _PICTURE_BYTES)),
         "points": np.round(points.astype(np.float64), 1).tolist(),
         "concentration": plain(image.concentration.ravel()),
         "attention": [
@@ -102,19 +101,6 @@ def _reasons(name: str, named: Sequence[Cell], ends: Json) -> list[str]:
                     pull = number(value, 2, signed=True)
                     told.append(f"{_RANKS[rank]}{size} pull of layer {layer}, head {head} ({pull}\u00a0SD)")
     return told
-
-
-def _picture(pixels: np.ndarray) -> str:
-    """The image as JPEG, in the best quality that is small enough."""
-    data = b""
-    for side, quality in _PICTURES:
-        picture, buffer = Image.fromarray(pixels), io.BytesIO()
-        picture.thumbnail((side, side))
-        picture.save(buffer, "JPEG", quality=quality)
-        data = buffer.getvalue()
-        if len(data) <= _PICTURE_BYTES:
-            break
-    return "data:image/jpeg;base64," + _text(data)
 
 
 def _text(data: bytes) -> str:

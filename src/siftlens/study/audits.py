@@ -77,7 +77,8 @@ def audit(
             of images, as for `siftlens.analyze`.
         labels: class of each image; None for the first folder of its path.
         normalize: what the model expects of pixels in [0, 1], as for `siftlens.analyze`.
-        masks: folder of masks, white on the object, named as the images are: lets a cue be confirmed as spurious.
+        masks: folder of object masks, each named as its image is (with any image suffix) and of its size, bright where
+            the object is: lets a cue be confirmed as spurious.
         environment: folder of labelled images from elsewhere, where the cue may not go with the class: likewise.
         probe: fit a linear classifier on what the model returns, for a model without a head.
         vocabularies: which visual words to make cues of: "sift", "colour", "token".

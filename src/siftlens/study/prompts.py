@@ -13,16 +13,16 @@ from typing import Any
 from torch import nn
 
 from siftlens.auditing import AuditResult
-from siftlens.core import InputError
 from siftlens.data import open_images, write_page
 from siftlens.interrelation.files import write_table
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
 from siftlens.prompting import Policy, prompted
 from siftlens.prompting.effect import PromptEffect, measure_effect
+from siftlens.prompting.module import expect_free
 from siftlens.report import render_prompt
 
-PAGE, TABLE, PROMPT = "index.html", "predictions.parquet", "prompt.json"
+PAGE, TABLE = "index.html", "predictions.parquet"
 
 
 def try_prompt(
@@ -71,15 +71,5 @@ def try_prompt(
     if out is not None:
         write_table(Path(out) / TABLE, effect.table)
         write_page(Path(out) / PAGE, render_prompt(effect))
-        better.save(out)
+        better.save(out, beside=(TABLE,))
     return effect
-
-
-def expect_free(folder: Path) -> None:
-    """Refuse a folder whose prompt would be overwritten.
-
-    Raises:
-        InputError: it holds one.
-    """
-    if (folder / PROMPT).exists():
-        raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")
