@@ -9,18 +9,18 @@ import siftlens
 from oracles.leaning import COLS, CUE, ROWS, SIDE, Leaning, pictures
 from siftlens.data import open_images
 from siftlens.models.given import as_loaded
-from siftlens.prompting.counterparts import MOST, counterparts
+from siftlens.prompting.counterparts import MOST, _Exchange, counterparts
 from siftlens.prompting.maps import harmful_rows
 from siftlens.prompting.validation import read_validation
 
-IMAGES = pictures(300, seed=1)
+IMAGES, LEANING = pictures(300, seed=1), Leaning(on_object=1, on_cue=2).eval()
 
 
 @pytest.fixture(scope="module")
 def audit():
     taught = pictures(240)
     return siftlens.audit(
-        Leaning(on_object=1, on_cue=2).eval(),
+        LEANING,
         [image.pixels for image in taught],
         [image.label for image in taught],
         normalize=None,
@@ -28,8 +28,7 @@ def audit():
     )
 
 
-def read(audit, rows, images=IMAGES):
-    model = Leaning(on_object=1, on_cue=2).eval()
+def read(audit, rows, images=IMAGES, model=LEANING):
     source = open_images([image.pixels for image in images])
     split = read_validation(as_loaded(model, source, None, None), audit, source, [image.label for image in images], 64)
     return split.with_cues(audit, rows)
@@ -91,3 +90,20 @@ def test_without_donors_there_are_none(audit):
     bare = [image for image in IMAGES if not image.cue]
     made = counterparts(read(audit, rows, bare), audit, rows)
     assert len(made.pixels) == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "answered", "believed"), [(10, 0.9, True), (10, 0.2, False), (8, 0.9, True), (7, 0.9, False)]
+)
+def test_counterparts_must_be_as_easy_as_what_they_stand_for(audit, monkeypatch, known, answered, believed):
+    """40 images of class 1 and 40 others; `known` of each really go against the cue, and all are answered rightly."""
+    rows = harmful_rows(audit)[:1]
+    own = np.repeat([True, False], 40)
+    carried = own ^ np.tile(np.arange(40) < known, 2)
+    order, grid = np.array([0]), audit.vocabulary.grid
+    exchange = _Exchange(read(audit, rows), carried[None], own[None], order, grid)
+    monkeypatch.setattr("siftlens.prompting.counterparts._plain", lambda split: np.ones(80, bool))
+    whose = np.flatnonzero(carried == own)
+    made = np.arange(len(whose)) % 10 < 10 * answered
+    kept = exchange.believed(whose, np.zeros(len(whose), np.int64), made)
+    assert np.array_equal(kept, np.full(len(whose), believed))

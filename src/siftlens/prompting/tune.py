@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import stats
 from torch import Tensor, nn
 
 from siftlens.attention import read_attention
@@ -22,6 +23,7 @@ from siftlens.prompting.maps import expect_same_model, harmful_rows, mixed_maps
 from siftlens.prompting.policy import Bias, Contrast, Mixture, PixelMask, Policy, TokenChoice
 from siftlens.prompting.validation import Validation, read_validation
 
+_CLEAR = 0.01  # p of the sign test below which a gain is believed
 _STRENGTHS = (2.0, 5.0, 20.0)  # 20: the cue's patches are as good as gone
 _LAMBDAS = (0.25, 0.5, 1.0)
 _VIEWS = (0.25, 0.5, 0.75)
@@ -47,8 +49,9 @@ def tune_prompt(
 
     Few images go against the cues where the split is as biased as the training images. So up to 64 images of each class
     get a counterpart: the same image with a cue exchanged for what another image has at those places, and the label
-    kept. A policy is chosen on images and counterparts, and must also mend more answers than it spoils among the images
-    that really go against the cues: a counterpart takes for granted that the cue is not the object.
+    kept, provided that the model is no better on images that really go against that cue. A policy is chosen on images
+    and counterparts. It must clearly gain where the cues speak against the label (sign test, p < 0.01), and mend more
+    answers than it spoils among the images that really are so.
 
     Tried are attention biases on all layers, either half, and the heads that look at the cue most; token choice, pixel
     masking, and logit contrast; the best bias with the best contrast. Each on all harmful cues, on the strongest alone,
@@ -95,7 +98,7 @@ def tune_prompt(
     for few, maps in sorted(_Search(split, audit, rows).on_few(), key=lambda found: -found[0].worst):
         if few.worst <= plain.worst or few.worst < best.worst:
             break
-        if few.right[~made[split.against]].sum() <= plain.right[split.against & ~made].sum():
+        if not _clear_gain(plain.right[split.against], few.right, made[split.against]):
             continue
         trial = _tried(split, few.policy, maps)
         allowed = trial.average >= plain.average - max_loss and trial.worst > plain.worst
@@ -187,3 +190,14 @@ class _Search:
             for layer, read in enumerate(reading.layers):
                 totals[layer] += read.values.sum(dim=(0, 2, 3)).cpu()
         return [tuple(total.topk(max(1, len(total) // 2)).indices.tolist()) for total in totals]
+
+
+def _clear_gain(
+    before: Bool[np.ndarray, " image"], after: Bool[np.ndarray, " image"], made: Bool[np.ndarray, " image"]
+) -> bool:
+    """Whether more answers are mended than spoilt: among those that were not made, and beyond chance among all."""
+    mended, spoilt = after & ~before, before & ~after
+    if mended[~made].sum() <= spoilt[~made].sum():
+        return False
+    counts = int(mended.sum()), int(spoilt.sum())
+    return bool(stats.binomtest(counts[0], sum(counts), alternative="greater").pvalue < _CLEAR)
