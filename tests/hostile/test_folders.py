@@ -127,13 +127,21 @@ def test_records_of_another_kind(place, kept, name, text, told):
     assert "\n" not in str(refused.value)
 
 
+@pytest.fixture
+def photos(place):
+    """A folder with an image in it: images are looked for before anything else is."""
+    (place / "photos").mkdir()
+    picture(0).save(place / "photos" / "0.png")
+    return "photos"
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", AUDIT)
-def test_a_damaged_audit_is_refused(place, siftlens_cli, kept, name, damage):
+def test_a_damaged_audit_is_refused(place, siftlens_cli, kept, photos, name, damage):
     shutil.copytree(kept / "audit", place / "audit")
     damage(place / "audit" / name)
     policy = '{"tokens": {"keep": 0.8}, "maps": {"cues": 1}}'
-    command = ("prompt", "--model", "model.py:make", "--images", "photos", "--policy", policy, "--audit", "audit")
+    command = ("prompt", "--model", "model.py:make", "--images", photos, "--policy", policy, "--audit", "audit")
     assert name in siftlens_cli(*command, out="out").failed("audit")
 
 
@@ -150,9 +158,9 @@ def test_a_damaged_prompt_is_refused(place, kept, name, damage):
 @pytest.mark.parametrize(
     "given", ["{", "[]", "nowhere.json", ".", "\0", "x" * 5000, "binary.json", '{"bias": [{"strength": null}]}']
 )
-def test_a_policy_that_is_none_is_refused(place, siftlens_cli, given):
+def test_a_policy_that_is_none_is_refused(place, siftlens_cli, photos, given):
     (place / "binary.json").write_bytes(b"\xff\xfe\0")
-    command = ("prompt", "--model", "model.py:make", "--images", "photos")
+    command = ("prompt", "--model", "model.py:make", "--images", photos)
     siftlens_cli(*command, "--policy", given, out="out").failed("polic|strength must be a number")
 
 
