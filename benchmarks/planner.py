@@ -94,7 +94,10 @@ def bursts(arm: str, images: int, cores: int) -> bool:
 def engines(result: Mapping[str, Any]) -> str:
     """The engines beside the slowest stage."""
     parts = []
-    titles = {"model": "The model is the bottleneck", "detection": "Detection is the bottleneck"}
+    titles = {
+        "model": "The model is the bottleneck",
+        "detection": "Small images and a small model, meant to be bound by detection",
+    }
     for name, title in titles.items():
         load = result[name]
         if not set(load["arms"]) - {SLOWEST}:
