@@ -56,7 +56,9 @@ def test_the_cue_changes_sides_and_the_label_does_not(audit):
 def test_all_but_the_cues_places_is_the_image_as_it_was(audit):
     rows = harmful_rows(audit)[:1]
     split = read(audit, rows)
-    for pixels in counterparts(split, audit, rows).pixels:
+    made = counterparts(split, audit, rows)
+    assert len(made.pixels) == 2 * MOST
+    for pixels in made.pixels:
         differs = [np.asarray(pixels != image).any(axis=2) for image in split.pixels]
         least = min(differs, key=np.sum)
         patches = least.reshape(ROWS, SIDE, COLS, SIDE).any(axis=(1, 3))
@@ -75,12 +77,13 @@ def test_the_strongest_cue_that_allows_it_is_exchanged(audit):
     assert all(
         red(pixels).any() == (name == "0") for pixels, name in zip(with_weaker.pixels, with_weaker.names, strict=True)
     )
-    assert len(with_weaker.pixels) == len(alone.pixels)
+    assert len(with_weaker.pixels) == len(alone.pixels) == 2 * MOST
 
 
 def test_the_same_images_have_the_same_counterparts(audit):
     rows = harmful_rows(audit)
     first, second = (counterparts(read(audit, rows), audit, rows) for _ in range(2))
+    assert len(first.pixels) == 2 * MOST
     assert all(np.array_equal(a, b) for a, b in zip(first.pixels, second.pixels, strict=True))
 
 
