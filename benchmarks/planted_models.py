@@ -32,6 +32,7 @@ class Recipe:
         depth: blocks.
         balanced: images of the first stage, each shown once.
         biased: images of the second.
+        shared: seeds that share a first stage: 5 lets 0 to 4 go on from the one of 0, 5 to 9 from that of 5.
     """
 
     patch: int = 8
@@ -39,6 +40,7 @@ class Recipe:
     depth: int = 4
     balanced: int = 12288
     biased: int = 12288
+    shared: int = 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +50,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=Path, help="SCENE/train and SCENE/test")
     parser.add_argument("--balanced", type=int, default=Recipe.balanced, help="images of the first stage")
     parser.add_argument("--biased", type=int, default=Recipe.biased, help="images of the second stage")
+    parser.add_argument("--shared", type=int, default=Recipe.shared, help="seeds that share a first stage")
 
 
 def chosen(options: argparse.Namespace) -> tuple[Material, Recipe]:
     """The images and the recipe that were asked for."""
-    recipe = Recipe(balanced=options.balanced, biased=options.biased)
+    recipe = Recipe(balanced=options.balanced, biased=options.biased, shared=options.shared)
     return FolderMaterial(options.cutouts, options.scenes) if options.cutouts else DrawnMaterial(), recipe
 
 
@@ -72,21 +75,24 @@ def architecture(planted: Planted, recipe: Recipe) -> VisionTransformer:
 def trained(planted: Planted, recipe: Recipe, work: Path) -> VisionTransformer:
     """Train a model, or take what an earlier call left in `work`.
 
-    The first stage shows objects on scenes drawn by lot and no artefact: one for all cues and correlations.
+    The first stage shows objects on scenes drawn by lot and no artefact: one for all cues and correlations, and for as
+    many seeds as the recipe says.
     """
-    torch.manual_seed(planted.seed)
+    first = planted.seed - planted.seed % recipe.shared
+    torch.manual_seed(first)
     model = architecture(planted, recipe)
-    stem = (
-        f"{type(planted.material).__name__}-{planted.seed}-{planted.size}-{recipe.patch}-{recipe.width}-{recipe.depth}"
-    )
+    # A model of its own first stage keeps the plain name
+    second = planted.seed if first == planted.seed else f"{first}+{planted.seed}"
+    material, form = type(planted.material).__name__, f"{planted.size}-{recipe.patch}-{recipe.width}-{recipe.depth}"
+    biased = f"{recipe.balanced}-{recipe.biased}-{planted.cue}-{planted.correlation}"
     stages = (
-        (replace(planted, cue="scene"), "balanced", recipe.balanced, f"{stem}-{recipe.balanced}"),
         (
-            planted,
-            "biased",
-            recipe.biased,
-            f"{stem}-{recipe.balanced}-{recipe.biased}-{planted.cue}-{planted.correlation}",
+            replace(planted, cue="scene", seed=first),
+            "balanced",
+            recipe.balanced,
+            f"{material}-{first}-{form}-{recipe.balanced}",
         ),
+        (planted, "biased", recipe.biased, f"{material}-{second}-{form}-{biased}"),
     )
     for images, split, count, name in stages:
         path = work / f"{name}.safetensors"
