@@ -96,7 +96,7 @@ def engines(result: Mapping[str, Any]) -> str:
     parts = []
     titles = {
         "model": "The model is the bottleneck",
-        "detection": "Small images and a small model, meant to be bound by detection",
+        "detection": "Detection is the bottleneck",
     }
     for name, title in titles.items():
         load = result[name]
