@@ -23,7 +23,7 @@ import torch
 import machine
 import siftlens
 from siftlens.data import decode, open_images
-from siftlens.keypoints import use_one_thread
+from siftlens.keypoints import become_worker
 
 MODEL = "timm/vit_small_patch16_224"
 BATCH = 32
@@ -68,7 +68,7 @@ def plain_seconds(limit: int) -> float:
 def detection_seconds(images: str, limit: int) -> float:
     """Decoding, resizing and SIFT alone, in one process on one core."""
     preprocessing = siftlens.load_model(MODEL, random_init=True).preprocessing
-    use_one_thread()
+    become_worker()
     start = time.perf_counter()
     for ref in open_images(images, limit=limit):
         siftlens.detect(decode(ref, preprocessing))
@@ -78,7 +78,7 @@ def detection_seconds(images: str, limit: int) -> float:
 def sift_milliseconds(images: str, size: int) -> float:
     """SIFT alone, ms per image: the median over 64 images, on one core."""
     preprocessing = siftlens.load_model(MODEL, random_init=True, size=size).preprocessing
-    use_one_thread()
+    become_worker()
     times = []
     for pixels in [decode(ref, preprocessing) for ref in open_images(images, limit=64)]:
         start = time.perf_counter()

@@ -40,7 +40,7 @@ from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.parts import Reader
 from siftlens.interrelation.reference import z_map
 from siftlens.interrelation.settings import Settings
-from siftlens.keypoints import KeypointCache, use_one_thread
+from siftlens.keypoints import KeypointCache, become_worker
 from siftlens.models import LoadedModel, hash_weights
 from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images
 
@@ -185,9 +185,12 @@ def model_alone(bottleneck: str, images: str, limit: int) -> dict[str, float]:
 
 
 def detection_alone(bottleneck: str, images: str, limit: int) -> dict[str, float]:
-    """One process of those that decode and detect."""
-    use_one_thread()
-    ready, begun = prepared(load(bottleneck), images, limit), time.perf_counter()
+    """One process of those that decode and detect, on the images that a pipeline's speed is that of."""
+    become_worker()
+    ready = prepared(load(bottleneck), images, limit)
+    for _ in range(limit // 4):
+        next(ready)
+    begun = time.perf_counter()
     done = sum(1 for _ in ready)
     return {"images_per_second": done / (time.perf_counter() - begun)}
 
@@ -228,7 +231,7 @@ def measure(images: str, limits: Mapping[str, int], rounds: int) -> None:
                 print(machine.save_result("scale", result), bottleneck, name, row, flush=True)
 
             for _ in range(rounds):
-                detection = cores_alone(environment, "detection_alone", bottleneck, images, min(limit, 8 * BATCH) // 2)
+                detection = cores_alone(environment, "detection_alone", bottleneck, images, limit)
                 if bottleneck == "model":
                     note(SLOWEST, told(start(environment, "model_alone", bottleneck, images, min(limit, 4 * BATCH))))
                     note("decoding and detection alone", detection)

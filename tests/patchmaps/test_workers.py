@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import time
@@ -84,3 +85,10 @@ def test_closing_kills_the_processes():
     assert time.monotonic() - started < 10
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_garbage_collection_leaves_alone_what_is_loaded():
+    def work(_: int) -> int:
+        return gc.get_freeze_count()
+
+    assert next(run(work, range(1), workers=1)) > 1000

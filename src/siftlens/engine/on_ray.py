@@ -23,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from siftlens.core import InputError, SiftlensError
 from siftlens.data import ImageRef
 from siftlens.engine.protocol import Done, Item, Work
-from siftlens.keypoints import KeypointCache, Keypoints, use_one_thread
+from siftlens.keypoints import KeypointCache, Keypoints, become_worker
 from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, prepare_images
 from siftlens.patchmaps.prepare import measured, prepare
 
@@ -149,7 +149,7 @@ class _Worker(Generic[Item, Done]):
     def __init__(self, threads: int):
         self._threads = threads
         self._work: Callable[[Item], Done] | None = None
-        use_one_thread()
+        become_worker()
 
     def do(self, work: list[ObjectRef], item: Item) -> Done:
         if self._work is None:
@@ -198,7 +198,7 @@ def _prepare(refs: Sequence[ImageRef], settings: PrepareSettings, cache: Path | 
         cache: of keypoints, which is read where this machine sees it.
         alone: in a process beside this one, so that an image which kills it is found and costs no other.
     """
-    use_one_thread()
+    become_worker()
     if alone:
         images = prepare_images(refs, settings, workers=1, cache=None)
         return [(image, cache is not None) for image in images]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from siftlens.core import TokenLayout
+from siftlens.core.memory import give_back_memory
 from siftlens.interrelation.channels import map_batch
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.forward import outlier_patches, read_batch, to_input
-from siftlens.interrelation.memory import give_back
 from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.reference import z_map
 from siftlens.interrelation.settings import Settings
@@ -65,7 +65,7 @@ class Reader:
         aside = [image for image in chunk if isinstance(image, Quarantined)]
         record, outlier_tokens = self._read(images, clock) if images else (None, np.zeros(0, int))
         lines = [_line(*pair) for pair in zip(images, outlier_tokens.tolist(), strict=True)]
-        give_back()
+        give_back_memory()
         return Part(lines, record, aside, dict(clock.seconds))
 
     def _read(self, images: list[Prepared], clock: Clock) -> tuple[BatchRecord, np.ndarray]:

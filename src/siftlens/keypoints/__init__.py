@@ -2,11 +2,12 @@
 
 from siftlens.keypoints.cache import KeypointCache
 from siftlens.keypoints.corners import fast_corners, orb_corners
-from siftlens.keypoints.luma import luma, use_one_thread
+from siftlens.keypoints.luma import luma
 from siftlens.keypoints.mapping import View, map_keypoints, map_positions
 from siftlens.keypoints.points import Keypoints, steps_per_pixel
 from siftlens.keypoints.sift import SiftSettings, detect, detect_with
 from siftlens.keypoints.store import KeypointStore
+from siftlens.keypoints.worker import become_worker
 
 __all__ = [
     "KeypointCache",
@@ -14,6 +15,7 @@ __all__ = [
     "Keypoints",
     "SiftSettings",
     "View",
+    "become_worker",
     "detect",
     "detect_with",
     "fast_corners",
@@ -22,5 +24,4 @@ __all__ = [
     "map_positions",
     "orb_corners",
     "steps_per_pixel",
-    "use_one_thread",
 ]

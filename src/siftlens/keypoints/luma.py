@@ -20,8 +20,3 @@ def enlarged(brightness: UInt8[np.ndarray, "height width"]) -> tuple[UInt8[np.nd
     if times == 1:
         return brightness, 1
     return np.asarray(cv2.resize(brightness, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)), times
-
-
-def use_one_thread() -> None:
-    """Keep OpenCV to one thread in this process: where many processes detect, more only get into each other's way."""
-    cv2.setNumThreads(1)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from siftlens.core import InputError
 from siftlens.data import ImageRef, Preprocessing, Unreadable, content_hash, decode
-from siftlens.keypoints import use_one_thread
+from siftlens.keypoints import become_worker
 from siftlens.patchmaps.prepare import Quarantined
 from siftlens.patchmaps.workers import Crashed, in_order
 
@@ -68,7 +68,7 @@ def decode_images(
     if not workers:
         yield from map(_decode, tasks)
         return
-    done = in_order(_decode, tasks, workers=workers, window=_WINDOW * workers, initializer=use_one_thread, initargs=())
+    done = in_order(_decode, tasks, workers=workers, window=_WINDOW * workers, initializer=become_worker, initargs=())
     for image in done:
         yield Quarantined(image.task[0].identity, "its process died") if isinstance(image, Crashed) else image
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from siftlens.core import InputError
 from siftlens.data import ImageRef
-from siftlens.keypoints import KeypointCache, use_one_thread
+from siftlens.keypoints import KeypointCache, become_worker
 from siftlens.patchmaps.prepare import Prepared, PrepareSettings, Quarantined, measured, prepare
 from siftlens.patchmaps.workers import Crashed, in_order
 
@@ -86,7 +86,7 @@ _worker: _Worker
 def _begin(settings: PrepareSettings, cache: Path | None) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems where `in_order` cannot hold Ctrl-C back
-    use_one_thread()
+    become_worker()
     _worker = _Worker(settings, KeypointCache(cache, read_only=True) if cache else None)
 
 

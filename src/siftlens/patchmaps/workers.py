@@ -1,5 +1,6 @@
 """Work in other processes: in order, with bounded memory, surviving a process that dies."""
 
+import gc
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -109,6 +110,11 @@ def _without_interrupts() -> Iterator[None]:
         yield
 
 
+def _begin(initializer: Callable[..., None], *initargs: object) -> None:
+    initializer(*initargs)
+    gc.freeze()  # loky collects garbage once a second: what is loaded by now need not be gone through every time
+
+
 class _Pool(Generic[Task, Done]):
     """Worker processes that can be had anew."""
 
@@ -120,7 +126,7 @@ class _Pool(Generic[Task, Done]):
         initargs: tuple[object, ...],
     ):
         self._work = work
-        self._new: Any = partial(ProcessPoolExecutor, workers, initializer=initializer, initargs=initargs)
+        self._new: Any = partial(ProcessPoolExecutor, workers, initializer=_begin, initargs=(initializer, *initargs))
         self._executor = self._make()
 
     def _make(self) -> Any:

@@ -1,6 +1,5 @@
 """Lightning Fabric: one process or, under torchrun, many."""
 
-import ctypes
 import logging
 import os
 from collections.abc import Iterator
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from siftlens.core import InputError
+from siftlens.core.memory import keep_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _DEVICES = ("auto", "cpu", "cuda")
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-_TRIM, _MMAP = (-1, 2**31 - 1), (-3, 2**25)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc's mallopt, at their greatest
 
 
 def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
@@ -42,7 +41,7 @@ def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
         raise InputError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if accelerator == "cpu":
-        _keep_memory()
+        keep_memory()
     if precision is None:
         precision = "bf16" if _has_bf16(accelerator) else "fp32"
     many = TorchElasticEnvironment.detect()
@@ -70,14 +69,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _keep_memory() -> None:
-    """Have glibc keep freed memory: given back and taken anew in each step, it costs a fifth of the time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # glibc's alone
-        for parameter, value in (_TRIM, _MMAP):
-            mallopt(parameter, value)
 
 
 def _has_bf16(accelerator: str) -> bool:
