@@ -50,10 +50,11 @@ CORES = os.cpu_count() or 1
 SUMS = 5  # times that sums are timed
 SLOWEST = "slowest stage alone"
 Rows = Mapping[str, list[dict[str, float]]]
-# (engine, workers): locally those that detect, on Ray those that run the model
+RAY = {"ray, 1 worker": ("ray", 1, CORES), "ray, 2 workers": ("ray", 2, CORES)}
+# (engine, workers, threads of this process): locally workers detect, on Ray they run the model
 PIPELINES = {
-    "model": {"local": ("local", 1), "ray, 1 worker": ("ray", 1), "ray, 2 workers": ("ray", 2)},
-    "detection": {"local": ("local", CORES), "ray, 1 worker": ("ray", 1), "ray, 2 workers": ("ray", 2)},
+    "model": {"local": ("local", 1, CORES)} | RAY,
+    "detection": {"local": ("local", CORES, CORES), "local, the model on 1 thread": ("local", CORES, 1)} | RAY,
 }
 
 
@@ -70,8 +71,9 @@ class PassedError(Exception):
     """All images are done; the pictures of the report are not what is measured."""
 
 
-def pipeline(bottleneck: str, images: str, limit: int, engine: str, workers: int) -> dict[str, float]:
+def pipeline(bottleneck: str, images: str, limit: int, engine: str, workers: int, threads: int) -> dict[str, float]:
     """A whole analysis."""
+    torch.set_num_threads(threads)
     samples: list[tuple[float, int]] = []
 
     def watch(stage: str, done: int, _: int) -> None:
@@ -237,8 +239,8 @@ def measure(images: str, limits: Mapping[str, int], rounds: int) -> None:
                     note("decoding and detection alone", detection)
                 else:
                     note(SLOWEST, detection)
-                for name, (engine, workers) in arms.items():
-                    note(name, told(start(environment, "pipeline", bottleneck, images, limit, engine, workers)))
+                for name, how in arms.items():
+                    note(name, told(start(environment, "pipeline", bottleneck, images, limit, *how)))
 
 
 def summed(rows: Rows) -> dict[str, Any]:
@@ -263,7 +265,7 @@ def main() -> None:
     if options.one:
         arm, bottleneck, images, limit, *rest = options.one
         if arm == "pipeline":
-            print(json.dumps(pipeline(bottleneck, images, int(limit), rest[0], int(rest[1]))))
+            print(json.dumps(pipeline(bottleneck, images, int(limit), rest[0], int(rest[1]), int(rest[2]))))
         else:
             arms = {"costs": costs, "filled": filled, "model_alone": model_alone, "detection_alone": detection_alone}
             print(json.dumps(arms[arm](bottleneck, images, int(limit))))
