@@ -6,8 +6,8 @@ import torch
 
 import siftlens
 from oracles.leaning import Leaning
-from siftlens.auditing.properties import PROPERTIES, properties_of
-from siftlens.auditing.screen import CHANGEABLE, moved
+from siftlens.auditing.properties import CHANGEABLE, PROPERTIES, everywhere, properties_of, spread_of
+from siftlens.auditing.screen import moved
 from siftlens.auditing.tables import RELIED_ON
 
 PIXELS = np.random.default_rng(0).integers(60, 190, (32, 32, 3)).astype(np.uint8)
@@ -27,15 +27,20 @@ class Yellow(Leaning):
         return torch.stack([-score, score], dim=1)
 
 
-def tinted(count=240):
-    """Grey noise; class 1 is yellow in nine of ten, by light: bright patches are tinted more than dark ones."""
+def tinted(count=240, columns=7):
+    """Grey noise; class 1 is yellow in nine of ten, by light: bright patches are tinted more than dark ones.
+
+    Args:
+        columns: of patches that are, from the left.
+    """
     images, labels = [], []
     for index in range(count):
         random = np.random.default_rng(index)
         label = index % 2
         warm = bool(label if random.random() < 0.9 else 1 - label)
         blocks = random.integers(60, 190, (5, 7, 1)) + random.integers(-8, 9, (5, 7, 3))
-        pixels = blocks.repeat(4, axis=0).repeat(4, axis=1) * (GAINS if warm else (1.0, 1.0, 1.0))
+        light = np.where(warm & (np.arange(7) < columns)[:, None], GAINS, 1.0)
+        pixels = (blocks * light).repeat(4, axis=0).repeat(4, axis=1)
         images.append(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
         labels.append(label)
     return images, labels
@@ -69,3 +74,31 @@ def test_a_tint_is_found_as_a_property_and_no_patch_is_blamed():
     assert relied["change"].max() > 0.5
     assert not found.cues["verdict"].isin(RELIED_ON).any()
     assert (found.cues["verdict"] == "global").any()
+
+
+def test_colour_of_a_part_of_the_image_is_its_patches_doing():
+    images, labels = tinted(columns=5)
+    found = siftlens.audit(Yellow().eval(), images, labels, normalize=None, vocabularies=("colour",))
+    yellow = found.properties[found.properties["property"] == "yellowness"]
+    assert set(yellow["verdict"]) == {"relied on"} and not yellow["everywhere"].any()
+    assert found.cues["verdict"].isin(RELIED_ON).any()
+
+
+def compared(images, labels):
+    properties = np.stack([properties_of(pixels, (1, 1)) for pixels in images])
+    spreads = np.stack([spread_of(pixels) for pixels in images])
+    return dict(zip(CHANGEABLE, everywhere(properties, spreads, np.array(labels) == 1), strict=True))
+
+
+def test_a_tint_leaves_no_tile_out():
+    assert compared(*tinted())["yellowness"]
+    for columns in 1, 3, 5:
+        assert not compared(*tinted(columns=columns))["yellowness"]
+
+
+def test_what_comes_with_a_difference_in_a_part_is_not_everywhere_either():
+    images, labels = tinted()
+    assert compared(images, labels)["yellowness"]
+    for pixels, label in zip(images, labels, strict=True):
+        pixels[:10, :14] = 200 if label else 20  # tells the classes better than the tint, which is left elsewhere
+    assert not any(compared(images, labels).values())

@@ -79,8 +79,10 @@ def claims(
 
 
 def _explained(properties: pd.DataFrame, label: str, effect: Effects, median: float) -> float:
-    """What the strongest property that is relied on does for a class, over what swapping the cue does."""
-    relied = properties[(properties["label"] == label) & (properties["verdict"] == "relied on")]
+    """What the strongest property that is relied on, and of whole images, does for a class, over swapping the cue."""
+    relied = properties[
+        (properties["label"] == label) & (properties["verdict"] == "relied on") & properties["everywhere"].astype(bool)
+    ]
     known = effect.swap[np.isfinite(effect.swap)]
     if relied.empty or not len(known):
         return 0.0

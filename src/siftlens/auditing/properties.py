@@ -1,11 +1,15 @@
 """Properties of a whole image, which no patch carries."""
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from siftlens.keypoints import luma
 
-PROPERTIES = ("brightness", "contrast", "redness", "yellowness", "sharpness", "size", "aspect")
+CHANGEABLE = ("brightness", "contrast", "redness", "yellowness", "sharpness")  # in an image that is there
+PROPERTIES = (*CHANGEABLE, "size", "aspect")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_TILES = 4  # along each side
+_EVERYWHERE = 1.8  # times more or less than in the whole image, up to which a part of it differs just as much
 
 
 def properties_of(
@@ -34,3 +38,35 @@ def properties_of(
             np.log(width / height),
         ]
     )
+
+
+def spread_of(pixels: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "changeable quantile"]:
+    """The properties that can be changed, over an image: quantiles over tiles of a quarter of a side."""
+    tiles = [tile for row in np.array_split(pixels, _TILES) for tile in np.array_split(row, _TILES, axis=1)]
+    values = [properties_of(tile, (1, 1))[: len(CHANGEABLE)] for tile in tiles]
+    return np.asarray(np.quantile(values, QUANTILES, axis=0).T)
+
+
+def everywhere(
+    properties: Float[np.ndarray, "image property"],
+    spreads: Float[np.ndarray, "image changeable quantile"],
+    mine: Bool[np.ndarray, " image"],
+) -> Bool[np.ndarray, " changeable"]:
+    """In which properties the images of a class differ from others as a whole, and not in a part of them.
+
+    A tint leaves no tile out, and the least yellow ones become more yellow, too; a scene leaves the object as it is. So
+    all quantiles over tiles must differ about as much as whole images do. And where the property that tells the class
+    best differs in a part of the images only, what else differs comes with that part.
+
+    Args:
+        properties: of each image, of `properties_of`.
+        spreads: of each image, of `spread_of`.
+        mine: images of the class.
+    """
+    values = properties[:, : len(CHANGEABLE)]
+    apart = np.median(values[mine], axis=0) - np.median(values[~mine], axis=0)
+    parts = np.median(spreads[mine], axis=0) - np.median(spreads[~mine], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio, told = parts / apart[:, None], np.abs(apart) / values.std(axis=0)
+    alike = ((ratio >= 1 / _EVERYWHERE) & (ratio <= _EVERYWHERE)).all(axis=1)
+    return np.asarray(alike & alike[np.argmax(np.nan_to_num(told))])

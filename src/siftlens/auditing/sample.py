@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from siftlens.auditing.properties import properties_of
+from siftlens.auditing.properties import properties_of, spread_of
 from siftlens.core import InputError, NothingReadableError
 from siftlens.data import ImageRef, ImageSource, Preprocessing, Stored, Unreadable, content_hash, decode, opened
 from siftlens.interrelation.randomness import digest
@@ -29,6 +29,7 @@ class Sample:
         labels: index of each image's class.
         discover: whether an image is there to find cues, not to test them.
         properties: brightness, contrast and so on, in the order of `PROPERTIES`.
+        spreads: of those that can be changed, over the tiles of each image.
         set_aside: (identity, reason) of images that are not among them.
         digest: of what the images show and their labels, in order.
     """
@@ -38,6 +39,7 @@ class Sample:
     labels: Int[np.ndarray, " image"]
     discover: Bool[np.ndarray, " image"]
     properties: Float[np.ndarray, "image property"]
+    spreads: Float[np.ndarray, "image changeable quantile"]
     set_aside: tuple[tuple[str, str], ...]
     digest: str
 
@@ -58,7 +60,7 @@ def take_sample(
         NothingReadableError: not one image can be read.
     """
     named = _labels(source, labels)
-    refs, kept, thumbnails, properties, contents, set_aside = [], [], [], [], [], []
+    refs, kept, thumbnails, properties, spreads, contents, set_aside = [], [], [], [], [], [], []
     for ref, name in zip(source, named, strict=True):
         try:
             pixels = decode(ref, preprocessing)
@@ -70,6 +72,7 @@ def take_sample(
         small = Image.fromarray(pixels).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
         thumbnails.append(np.asarray(small, np.float32).ravel())
         properties.append(properties_of(pixels, _original_size(ref)))
+        spreads.append(spread_of(pixels))
         contents.append(content_hash(pixels))
     if not refs:
         raise NothingReadableError(f"none of the {len(named)} images could be read")
@@ -88,6 +91,7 @@ def take_sample(
         classes,
         discover,
         np.stack(properties)[use],
+        np.stack(spreads)[use],
         tuple(set_aside),
         blake2b(repr([(contents[i], kept[i]) for i in use]).encode(), digest_size=16).hexdigest(),
     )

@@ -12,12 +12,11 @@ from PIL import Image, ImageFilter
 from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.inference import association_p, effects_p, interval
 from siftlens.auditing.margins import logits_of, margins
-from siftlens.auditing.properties import PROPERTIES, properties_of
+from siftlens.auditing.properties import CHANGEABLE, PROPERTIES, everywhere, properties_of
 from siftlens.auditing.reader import Pixels, Reader
 from siftlens.auditing.sample import Sample, enough
 from siftlens.auditing.verdicts import RELEVANT, SIGNIFICANT
 
-CHANGEABLE = ("brightness", "contrast", "redness", "yellowness", "sharpness")
 _CHANGED = 32  # images for each property, of a class and of the others
 _LEAST = 0.1  # factor
 _RADII = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # px
@@ -45,8 +44,9 @@ def screen(
 
     Returns:
         A row per class and property: label, property, direction ("more" or "less" in the class), p_association
-        (adjusted), change (of the margin, over the median margin, beyond the control), low, high, p (adjusted), verdict
-        ("associated" or "relied on"). And the forward passes that it took.
+        (adjusted), everywhere (in the images, or in a part of them), change (of the margin, over the median margin,
+        beyond the control), low, high, p (adjusted), verdict ("associated" or "relied on"). And the forward passes that
+        it took.
     """
     confirm = ~sample.discover
     values, labels = sample.properties[confirm], sample.labels[confirm]
@@ -68,6 +68,7 @@ def screen(
         for (column, p_one), (index, change) in zip(associated, each(steps), strict=True)
     ]
     adjusted = effects_p([(index, change) for _, _, index, change in found], len(sample.refs), seed)
+    whole = {label: everywhere(values, sample.spreads[confirm], labels == label) for label in enough(sample)}
     rows = []
     for ((label, place, sign), p_one, _, change), p_change in zip(found, adjusted, strict=True):
         mean, low, high = interval(change)
@@ -78,6 +79,7 @@ def screen(
                 "property": PROPERTIES[place],
                 "direction": "more" if sign > 0 else "less",
                 "p_association": p_one,
+                "everywhere": place >= len(CHANGEABLE) or bool(whole[label][place]),
                 "change": mean,
                 "low": low,
                 "high": high,
@@ -85,7 +87,18 @@ def screen(
                 "verdict": "relied on" if relied else "associated",
             }
         )
-    columns_of = ["label", "property", "direction", "p_association", "change", "low", "high", "p", "verdict"]
+    columns_of = [
+        "label",
+        "property",
+        "direction",
+        "p_association",
+        "everywhere",
+        "change",
+        "low",
+        "high",
+        "p",
+        "verdict",
+    ]
     passes = 2 * sum(len(index) for _, _, index, _ in found)
     return pd.DataFrame(rows, columns=columns_of).sort_values("change", ascending=False, ignore_index=True), passes
 

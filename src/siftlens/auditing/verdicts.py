@@ -10,7 +10,7 @@ VERDICTS = ("not associated", "global", "associated", "relied on", "harmful reli
 SIGNIFICANT = 0.05
 RELEVANT = 0.05  # of the median margin
 OFF_OBJECT = 0.75  # share of the cue's patches that must lie outside the object
-EXPLAINED = 0.4  # of a cue's effect, from which a property of the whole image is enough to explain it
+EXPLAINED = 0.15  # of a cue's effect, from which a property of the whole image is enough to explain it
 NO_LIFT = 0.6  # chance that an image of the class has more of the cue than another, below which it is gone
 
 
@@ -75,7 +75,7 @@ class Evidence:
             environment; None without one.
         has_control: whether the cue leaves room for a control.
         explained: what moving a property of the whole image does to the margin, over what swapping the cue does; the
-            largest of the properties that are relied on, 0 for none.
+            largest of the properties that are relied on and differ everywhere in the images, 0 for none.
     """
 
     p_association: float
@@ -92,7 +92,7 @@ class Evidence:
 def verdict_of(evidence: Evidence) -> str:
     """The highest rung that the evidence reaches.
 
-    "global" where patches cannot be tested against others, or where a property of the whole image does two fifths as
+    "global" where patches cannot be tested against others, or where a property of the whole image does 15 % as
     much or more: then nothing is claimed about patches.
     """
     if not evidence.p_association < SIGNIFICANT:

@@ -48,6 +48,7 @@ class Property:
         effect: what moving images to the other side's median does.
         p: adjusted, in print.
         relied_on: whether the answer hangs on it.
+        everywhere: whether the images differ in it as a whole, and not in a part of them.
     """
 
     label: str
@@ -55,6 +56,7 @@ class Property:
     effect: Effect | None
     p: str
     relied_on: bool
+    everywhere: bool
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def _properties(audit: AuditResult) -> list[Property]:
                 effect,
                 f"adjusted {p_value(row.p)}" if known else "",
                 row.verdict == "relied on",
+                bool(row.everywhere),
             )
         )
     return found
