@@ -8,8 +8,11 @@ from siftlens.keypoints import luma
 CHANGEABLE = ("brightness", "contrast", "redness", "yellowness", "sharpness")  # in an image that is there
 PROPERTIES = (*CHANGEABLE, "size", "aspect")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_TILES = 4  # along each side
-_EVERYWHERE = 1.8  # times more or less than in the whole image, up to which a part of it differs just as much
+_TILES, _LEAST = 8, 4  # along each side, at most, and px of each, at least
+_EVERYWHERE = 2.0  # times more or less than in the whole image, up to which a part of it differs just as much
+_AS_WELL = 0.8  # of how well a property tells a class, from which another tells it as well
+# Where an image is flat, no blur takes its sharpness away: of that, the sharper half is compared.
+_COMPARED = np.array([[name != "sharpness" or quantile >= 0.5 for quantile in QUANTILES] for name in CHANGEABLE])
 
 
 def properties_of(
@@ -41,8 +44,9 @@ def properties_of(
 
 
 def spread_of(pixels: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "changeable quantile"]:
-    """The properties that can be changed, over an image: quantiles over tiles of a quarter of a side."""
-    tiles = [tile for row in np.array_split(pixels, _TILES) for tile in np.array_split(row, _TILES, axis=1)]
+    """The properties that can be changed, over an image: quantiles over tiles of an eighth of a side."""
+    rows, cols = (max(1, min(_TILES, side // _LEAST)) for side in pixels.shape[:2])
+    tiles = [tile for row in np.array_split(pixels, rows) for tile in np.array_split(row, cols, axis=1)]
     values = [properties_of(tile, (1, 1))[: len(CHANGEABLE)] for tile in tiles]
     return np.asarray(np.quantile(values, QUANTILES, axis=0).T)
 
@@ -55,8 +59,8 @@ def everywhere(
     """In which properties the images of a class differ from others as a whole, and not in a part of them.
 
     A tint leaves no tile out, and the least yellow ones become more yellow, too; a scene leaves the object as it is. So
-    all quantiles over tiles must differ about as much as whole images do. And where the property that tells the class
-    best differs in a part of the images only, what else differs comes with that part.
+    all quantiles over tiles must differ about as much as whole images do. And where a property that tells the class
+    best, or as well, differs in a part of the images only, what else differs comes with that part.
 
     Args:
         properties: of each image, of `properties_of`.
@@ -67,6 +71,6 @@ def everywhere(
     apart = np.median(values[mine], axis=0) - np.median(values[~mine], axis=0)
     parts = np.median(spreads[mine], axis=0) - np.median(spreads[~mine], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio, told = parts / apart[:, None], np.abs(apart) / values.std(axis=0)
-    alike = ((ratio >= 1 / _EVERYWHERE) & (ratio <= _EVERYWHERE)).all(axis=1)
-    return np.asarray(alike & alike[np.argmax(np.nan_to_num(told))])
+        ratio, told = parts / apart[:, None], np.nan_to_num(np.abs(apart) / values.std(axis=0))
+    alike = ((ratio >= 1 / _EVERYWHERE) & (ratio <= _EVERYWHERE) | ~_COMPARED).all(axis=1)
+    return np.asarray(alike & alike[told >= _AS_WELL * told.max()].all())
