@@ -22,6 +22,7 @@ from siftlens.data import DrawnMaterial, FolderMaterial, Planted
 IMAGES, SIZE = 300, 64
 SEEDS = range(20, 25)  # the rule was chosen on images of seeds 0 to 9
 LEAST = 0.5  # standard deviations
+PLANTED = {"tint": {"yellowness", "redness"}, "blur": {"sharpness"}}
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     for name, whole, planted in cases(data):
         row = result.setdefault(name, {"everywhere": whole, "right": 0, "of": 0, "wrong": []})
         found = judged(planted)
-        right = bool(found) == whole
+        right = bool(set(found) & PLANTED[planted.cue]) if whole else not found
         row["of"] += 1
         row["right"] += right
         if not right:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import matplotlib.pyplot as plt
+
 import figures
 from scale import BATCH, SLOWEST
 
@@ -117,6 +119,24 @@ def engines(result: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, figures.source(result)])
 
 
+def workers(result: Mapping[str, Any]) -> str:
+    """Speed against the number of workers, where detection is the bottleneck; beside it what so many cores detect."""
+    arms, cores = result["detection"]["arms"], result["cores"]
+    figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+    alone = arms[SLOWEST]["images_per_second"] / cores
+    axis.plot(range(1, cores + 1), [alone * count for count in range(1, cores + 1)], "k:", label="detection alone")
+    named = {
+        "local, workers that detect": {1: "local, 1 worker", cores: "local"},
+        "Ray, workers that run the model": {1: "ray, 1 worker", 2: "ray, 2 workers"},
+    }
+    for engine, names in named.items():
+        known = {count: arms[name]["images_per_second"] for count, name in names.items() if name in arms}
+        axis.plot(list(known), list(known.values()), "o-", label=engine)
+    axis.set(xlabel="workers", ylabel="images/s", xticks=range(1, cores + 1), ylim=(0, None))
+    axis.legend(frameon=False)
+    return figures.save(figure, "workers", "Images per second against the number of workers")
+
+
 def memory(result: Mapping[str, Any]) -> str:
     """The curve, and what it says."""
     minutes, first, last = result["seconds"] / 60, result["first_tenth_mb"], result["last_tenth_mb"]
@@ -130,7 +150,7 @@ def memory(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     scale = figures.load("scale")
-    parts = {"plan": plan(scale), "bottleneck": bottleneck(scale), "engines": engines(scale)}
+    parts = {"plan": plan(scale), "bottleneck": bottleneck(scale), "engines": engines(scale), "workers": workers(scale)}
     figures.fill(PAGE, parts | {"memory": memory(figures.load("memory"))})
 
 

@@ -1,5 +1,8 @@
 """Properties of whole images: moved in an image by what was asked for, told from patches in an audit."""
 
+import itertools
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from oracles.leaning import Leaning
 from siftlens.auditing.properties import CHANGEABLE, PROPERTIES, everywhere, properties_of, spread_of
 from siftlens.auditing.screen import moved
 from siftlens.auditing.tables import RELIED_ON
+from siftlens.keypoints import luma
 
 PIXELS = np.random.default_rng(0).integers(60, 190, (32, 32, 3)).astype(np.uint8)
 GAINS = (1.12, 1.0, 0.78)
@@ -102,3 +106,58 @@ def test_what_comes_with_a_difference_in_a_part_is_not_everywhere_either():
     for pixels, label in zip(images, labels, strict=True):
         pixels[:10, :14] = 200 if label else 20  # tells the classes better than the tint, which is left elsewhere
     assert not any(compared(images, labels).values())
+
+
+@pytest.mark.parametrize("side", [(32, 32), (20, 28), (9, 70)])
+def test_spreads_are_quantiles_over_tiles(side):
+    pixels = np.random.default_rng(side[1]).integers(30, 220, (*side, 3)).astype(np.uint8)
+    rows, cols = (max(1, min(8, length // 4)) for length in side)
+    tops, lefts = (np.linspace(0, length, n + 1).astype(int) for length, n in zip(side, (rows, cols), strict=True))
+    found = []
+    for top, bottom in itertools.pairwise(tops):
+        for left, right in itertools.pairwise(lefts):
+            tile = pixels[top:bottom, left:right].astype(float)
+            red, green, blue = tile.mean(axis=(0, 1))
+            grey = luma(pixels)[top:bottom, left:right].astype(float)
+            found.append([(red + green + blue) / 3, grey.std(), red - green, (red + green) / 2 - blue])
+    expected = np.quantile(found, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0).T
+    assert spread_of(pixels)[:4, :5] == pytest.approx(expected, abs=1e-9)
+
+
+def test_sharpness_of_a_tile_is_that_of_its_neighbours():
+    pixels = np.full((64, 64, 3), 100, np.uint8)
+    pixels[::2, :32] += 100  # fine stripes on the left, coarse ones on the right
+    pixels[(np.arange(64) // 4) % 2 == 0, 32:] += 100
+    sharpness = spread_of(pixels)[CHANGEABLE.index("sharpness")]
+    assert sharpness[0] < 0 < 3 < sharpness[4]
+
+
+def test_a_tint_is_everywhere_between_black_bars():
+    images, labels = tinted()
+    barred = [np.pad(pixels, ((8, 8), (0, 0), (0, 0))) for pixels in images]
+    assert compared(barred, labels)["yellowness"]
+
+
+def blurred(count=120):
+    """A quarter of each image is flat; class 1 is blurred."""
+    images, labels = [], []
+    for index in range(count):
+        pixels = np.full((64, 64, 3), 120, np.uint8)
+        pixels[:, :48] = np.random.default_rng(index).integers(60, 190, (64, 48, 1))
+        images.append(cv2.GaussianBlur(pixels, (0, 0), 1.0) if index % 2 else pixels)
+        labels.append(index % 2)
+    return images, labels
+
+
+def test_a_blur_is_everywhere_though_nothing_is_lost_where_an_image_is_flat():
+    assert compared(*blurred())["sharpness"]
+
+
+@pytest.mark.parametrize(("times", "alike"), [(1.7, True), (2.3, False)])
+def test_parts_may_differ_twice_as_much_as_the_whole(times, alike):
+    random, mine = np.random.default_rng(0), np.arange(100) % 2 == 1
+    properties, spreads = random.normal(0, 1e-3, (100, len(PROPERTIES))), random.normal(0, 1e-3, (100, 5, 6))
+    properties[mine] += 1
+    spreads[mine] += 1
+    spreads[mine, 0, 3] = times
+    assert everywhere(properties, spreads, mine)[0] == alike

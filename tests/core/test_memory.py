@@ -42,6 +42,20 @@ def test_kept_memory_is_not_taken_anew():
         assert (int(told.stdout) > 1000) == taken, first
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")
+def test_what_a_huge_picture_took_goes_back():
+    held = """
+from siftlens.core.memory import keep_memory
+from pathlib import Path
+keep_memory()
+blocks = [bytearray(2**24) for _ in range(40)]
+del blocks
+print(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
+"""
+    told = subprocess.run([sys.executable, "-c", held], capture_output=True, check=True)
+    assert int(told.stdout) < 400e6
+
+
 def test_other_systems_have_nothing_to_give_back(monkeypatch):
     asked = []
     monkeypatch.setattr(ctypes, "CDLL", asked.append)

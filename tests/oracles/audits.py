@@ -83,7 +83,11 @@ def cue(label, kind, verdict, row, masks):
 def properties(labels):
     known = {"change": 0.12, "low": 0.05, "high": 0.19, "p": 0.01, "verdict": "relied on"}
     fixed = {"change": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "verdict": "associated"}
-    rows = [{"property": "sharpness", "direction": "less"} | known, {"property": "size", "direction": "more"} | fixed]
+    rows = [
+        {"property": "sharpness", "direction": "less", "everywhere": True} | known,
+        {"property": "brightness", "direction": "more", "everywhere": False} | known,
+        {"property": "size", "direction": "more", "everywhere": True} | fixed,
+    ]
     return pd.DataFrame([{"label": labels[0], "p_association": 0.001} | row for row in rows])
 
 

@@ -39,7 +39,7 @@ class Sample:
     labels: Int[np.ndarray, " image"]
     discover: Bool[np.ndarray, " image"]
     properties: Float[np.ndarray, "image property"]
-    spreads: Float[np.ndarray, "image changeable quantile"]
+    spreads: Float[np.ndarray, "image changeable value"]
     set_aside: tuple[tuple[str, str], ...]
     digest: str
 

@@ -44,9 +44,9 @@ def screen(
 
     Returns:
         A row per class and property: label, property, direction ("more" or "less" in the class), p_association
-        (adjusted), everywhere (in the images, or in a part of them), change (of the margin, over the median margin,
-        beyond the control), low, high, p (adjusted), verdict ("associated" or "relied on"). And the forward passes that
-        it took.
+        (adjusted), everywhere (whether it may explain patches, as `everywhere` says; True for size and aspect), change
+        (of the margin, over the median margin, beyond the control), low, high, p (adjusted), verdict ("associated" or
+        "relied on"). And the forward passes that it took.
     """
     confirm = ~sample.discover
     values, labels = sample.properties[confirm], sample.labels[confirm]
@@ -68,7 +68,9 @@ def screen(
         for (column, p_one), (index, change) in zip(associated, each(steps), strict=True)
     ]
     adjusted = effects_p([(index, change) for _, _, index, change in found], len(sample.refs), seed)
-    whole = {label: everywhere(values, sample.spreads[confirm], labels == label) for label in enough(sample)}
+    whole = {
+        label: everywhere(values, sample.spreads[confirm], labels == label) for label in {one[0][0] for one in found}
+    }
     rows = []
     for ((label, place, sign), p_one, _, change), p_change in zip(found, adjusted, strict=True):
         mean, low, high = interval(change)

@@ -4,7 +4,9 @@ import ctypes
 import sys
 from typing import Any
 
-_TRIM, _MMAP = (-1, 2**31 - 1), (-3, 2**25)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of mallopt, at their greatest
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt, in bytes. What is free beyond the first goes back, so that one huge
+# picture is not held for good; the second is the greatest that there is.
+_TRIM, _MMAP = (-1, 2**28), (-3, 2**25)
 
 
 def give_back_memory() -> None:
@@ -14,7 +16,7 @@ def give_back_memory() -> None:
 
 
 def keep_memory() -> None:
-    """Keep freed memory for what is asked for next: given back, taken and zeroed anew, it costs much of the time."""
+    """Keep up to 256 MB of freed memory for what is asked for next: to take and zero it anew costs much of the time."""
     if mallopt := _glibc("mallopt"):
         for parameter, value in (_TRIM, _MMAP):
             mallopt(parameter, value)

@@ -112,7 +112,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def _begin(initializer: Callable[..., None], *initargs: object) -> None:
     initializer(*initargs)
-    gc.freeze()  # loky collects garbage once a second: what is loaded by now need not be gone through every time
+    gc.freeze()  # loky may collect garbage once a second: what is loaded by now need not be gone through every time
 
 
 class _Pool(Generic[Task, Done]):

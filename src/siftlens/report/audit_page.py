@@ -48,7 +48,7 @@ class Property:
         effect: what moving images to the other side's median does.
         p: adjusted, in print.
         relied_on: whether the answer hangs on it.
-        everywhere: whether the images differ in it as a whole, and not in a part of them.
+        everywhere: whether the images differ in it as a whole, so that it may explain patches.
     """
 
     label: str

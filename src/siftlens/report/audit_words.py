@@ -18,7 +18,7 @@ MEANING = {
     "relied on": "The answer hangs on these patches. That errors go with them was not shown.",
     "associated": "They go with the class; that the answer hangs on them was not shown.",
     "global": "They go with the class, but it cannot be told whether the answer hangs on patches: they fill the "
-    "images, or a property of the whole image does nearly half as much or more.",
+    "images, or a property in which the images differ everywhere does much of what swapping them does.",
     "not associated": "On the images that test, they do not go with the class.",
 }
 _FLAT, _BUSY = 6, 30  # standard deviation of brightness within a patch, of 255
