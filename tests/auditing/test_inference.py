@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from siftlens.auditing.inference import association_p, effects_p, interval, rank_z
+from siftlens.auditing.inference import association_p, effects_p, interval, rank_z, signed_rank_z
 
 
 def test_rank_z_is_wilcoxons_with_ties():
@@ -14,6 +14,14 @@ def test_rank_z_is_wilcoxons_with_ties():
         p = stats.mannwhitneyu(column[inside], column[~inside], use_continuity=False, method="asymptotic").pvalue
         assert 2 * stats.norm.sf(abs(z)) == pytest.approx(p, rel=1e-6)
     assert rank_z(np.ones((61, 1)), inside).tolist() == [0]
+
+
+def test_signed_rank_z_is_wilcoxons_with_ties_and_zeros():
+    values = np.random.default_rng(0).integers(-3, 6, 61).astype(float)
+    told = stats.wilcoxon(values, zero_method="pratt", correction=False, method="asymptotic")
+    assert signed_rank_z(values) == pytest.approx(abs(told.zstatistic))
+    assert signed_rank_z(-values) == -signed_rank_z(values)
+    assert signed_rank_z(np.zeros(9)) == signed_rank_z(np.ones(4)) == 0
 
 
 def test_association_is_found_and_adjusted_over_all_columns():

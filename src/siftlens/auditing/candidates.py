@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from siftlens.auditing.inference import rank_z
+from siftlens.auditing.inference import rank_z, signed_rank_z
 from siftlens.core import PatchGrid
 
 PER_CLASS = 5
@@ -29,7 +29,7 @@ class Candidate:
         label: index of the class.
         threshold: share of the patches from which an image carries the cue.
         association: rank-sum z of that share, class against the others (discover).
-        use: t of the attribution to its patches, over images of the class (discover).
+        use: signed-rank z of the attribution to its patches, over images of the class (discover).
         matched_use: attribution per patch minus that of other patches at the same places (discover).
         attributed: share of the class's attribution, of all patches, that falls on it (discover).
     """
@@ -104,7 +104,8 @@ def _of_class(
                 label=label,
                 threshold=_threshold(share, mine),
                 association=float(rank_z(share[:, None], mine)[0]),
-                use=_t(total),
+                # Shortcuts make attribution heavy-tailed: large where the donor crosses the boundary, near 0 elsewhere.
+                use=signed_rank_z(total),
                 matched_use=_matched(there[mine], attribution[mine]),
                 attributed=float(total.sum() / np.abs(attribution[mine].sum())),
             )
@@ -182,13 +183,6 @@ def _attributed(
 ) -> Float[np.ndarray, " holder"]:
     """Attribution to a set of patches, summed over each image that has any."""
     return np.asarray((attribution * there).sum(axis=1)[there.any(axis=1)])
-
-
-def _t(values: Float[np.ndarray, " image"]) -> float:
-    """Mean over its standard error; 0 for fewer than five images."""
-    if len(values) < 5 or not values.std() > 0:
-        return 0.0
-    return float(values.mean() / values.std(ddof=1) * np.sqrt(len(values)))
 
 
 def _matched(there: Bool[np.ndarray, "image patch"], attribution: Float[np.ndarray, "image patch"]) -> float:

@@ -17,6 +17,12 @@ def rank_z(
     return _standardised(stats.rankdata(values, axis=0), inside[:, None])[:, 0]
 
 
+def signed_rank_z(values: Float[np.ndarray, " image"]) -> float:
+    """Wilcoxon's signed ranks against a median of zero, standardised; 0 for fewer than five images."""
+    signed = stats.rankdata(np.abs(values)) * np.sign(values)
+    return float(signed.sum() / np.linalg.norm(signed)) if len(values) >= 5 and signed.any() else 0.0
+
+
 def association_p(
     values: Float[np.ndarray, "image cue"],
     labels: Int[np.ndarray, " image"],
