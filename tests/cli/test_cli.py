@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer import Exit
 from typer.testing import CliRunner
 
 import siftlens
@@ -233,6 +234,8 @@ def test_help_and_version():
     ):
         assert option in result.stdout
     assert siftlens_cli("--version").stdout == f"siftlens {siftlens.__version__}\n"
+    as_module = subprocess.run([sys.executable, "-m", "siftlens", "--version"], capture_output=True, text=True)
+    assert as_module.stdout == f"siftlens {siftlens.__version__}\n"
 
 
 def test_help_does_not_wait_for_torch():
@@ -282,6 +285,16 @@ def test_ctrl_c_keeps_what_is_done_and_resume_ends_with_the_same_numbers(place):
     assert not Path("out/.progress").exists()
 
 
+@pytest.mark.parametrize("resumes", [True, False])
+def test_only_a_command_with_resume_speaks_of_it(resumes, tmp_path, capsys):
+    (tmp_path / "state.safetensors").touch()
+    with pytest.raises(Exit) as stopped, reported(tmp_path, resumes=resumes):
+        raise KeyboardInterrupt
+    assert stopped.value.exit_code == 130
+    hint = f"; --resume goes on from the last state in {tmp_path}" if resumes else ""
+    assert capsys.readouterr().err == f"\nsiftlens: stopped{hint}\n"
+
+
 def test_warnings_are_one_line_too(capsys):
     with reported(Path("out")):
         warnings.simplefilter("always")
@@ -324,7 +337,10 @@ def test_the_demo_runs_offline_on_what_is_installed(place):
     assert before < 0.7 and after > before + 0.05
     better = siftlens.load_prompted("demo/prompt", model)
     assert better.policy.biased and better.audit is not None
-    assert siftlens_cli("demo", "--out", "demo").exit_code == 2
+    refused = siftlens_cli("demo", "--out", "demo")
+    assert refused.exit_code == 2
+    expected = "expected a new or an empty folder, but demo holds files; remove it, or choose another"
+    assert failed(refused) == f"siftlens: error: {expected}\n"
 
 
 def test_the_demo_says_what_to_install(place, monkeypatch):

@@ -47,19 +47,16 @@ def demo(
     images are made for it: DIR/planted holds drawn ellipses and stars with the truth about them, DIR/audit the audit,
     DIR/prompt the answers to further images before and after a prompt. All of it takes about a minute.
     """
-    with reported(out):
+    with reported(out, resumes=False):
         photographs = find_photographs()
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(f"expected a new or an empty folder, but {out} holds files; remove it, or choose another")
         # Not at import: torch takes seconds, and --help should not.
-        from siftlens.auditing import storage
         from siftlens.cli.summary import summary
         from siftlens.data import atomic_path
         from siftlens.models import load_model
-        from siftlens.prompting.module import expect_free as expect_no_prompt
-        from siftlens.study import analyze, expect_free
+        from siftlens.study import analyze
 
-        expect_free(out, resume=False)
-        storage.expect_free(out / _AUDIT)
-        expect_no_prompt(out / _PROMPT)
         listed = out / "photographs.txt"
         with atomic_path(listed) as path:
             path.write_text("\n".join(map(str, photographs)) + "\n", encoding="utf-8")

@@ -16,11 +16,12 @@ _PRETRAINING = "state.safetensors"  # what a pre-training goes on from
 
 
 @contextmanager
-def reported(out: Path) -> Iterator[None]:
+def reported(out: Path, *, resumes: bool = True) -> Iterator[None]:
     """Print warnings and expected errors as one line each on stderr, and exit with the error's code.
 
     Args:
         out: folder of the study, where an interrupted analysis is kept.
+        resumes: whether the command has a --resume.
     """
     try:
         with warnings.catch_warnings():
@@ -29,11 +30,11 @@ def reported(out: Path) -> Iterator[None]:
             yield
     except SiftlensError as error:
         told = _line(error)
-        hint = "" if "resume" in told else _go_on(out)
+        hint = "" if "resume" in told or not resumes else _go_on(out)
         typer.echo(f"siftlens: error: {told}{hint}", err=True)
         raise typer.Exit(NOTHING_READABLE if isinstance(error, NothingReadableError) else BAD_INPUT) from error
     except KeyboardInterrupt as stop:
-        typer.echo(f"\nsiftlens: stopped{_go_on(out)}", err=True)
+        typer.echo(f"\nsiftlens: stopped{_go_on(out) if resumes else ''}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
 
 

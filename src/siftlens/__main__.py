@@ -1,0 +1,5 @@
+"""`python -m siftlens` is `siftlens`."""
+
+from siftlens.cli import main
+
+main()
