@@ -1,7 +1,8 @@
-"""Does prompting by an audit undo a shortcut? One small model with a planted cue for each run.
+r"""Does prompting by an audit undo a shortcut? One small model with a planted cue for each run.
 
 Usage: python benchmarks/prompt_study.py --work WORK --seeds 6
-       python benchmarks/prompt_study.py --work WORK --seeds 6 --cutouts CUTOUTS --scenes SCENES --balanced 98304 --biased 4096 --shared 5
+       python benchmarks/prompt_study.py --work WORK --seeds 6 --cutouts CUTOUTS --scenes SCENES --balanced 98304 \
+           --biased 4096 --shared 5
        python benchmarks/prompt_study.py --summary
 
 Every run is a material, a cue, a correlation and a seed. Its model is kept in WORK/models, its result in
