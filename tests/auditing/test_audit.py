@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import siftlens
 from oracles.leaning import CLASSES, Leaning, pictures
 from siftlens.auditing import gallery
+from siftlens.auditing.outside import expect_masks
 from siftlens.auditing.tables import RELIED_ON
+from siftlens.data import ImageRef
 
 PICTURES = pictures(240)
 PIXELS = [picture.pixels for picture in PICTURES]
@@ -150,6 +152,21 @@ def test_masks_that_do_not_fit_are_refused_before_the_model_runs(tmp_path, spoil
         spoil(path)
     with pytest.raises(siftlens.InputError, match=told):
         siftlens.audit(Untouched().eval(), tmp_path / "images", masks=tmp_path / "masks", **ON_DISK)
+
+
+@pytest.mark.parametrize(("orientation", "fits"), [(6, True), (3, False)])
+def test_a_mask_is_as_large_as_its_image_is_shown(orientation, fits, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (20, 30)).save(tmp_path / "masks" / "photo.png")
+    refs = [ImageRef("photo.jpg", "", tmp_path / "photo.jpg")]
+    if fits:
+        expect_masks(tmp_path / "masks", refs)
+    else:
+        with pytest.raises(siftlens.InputError, match=r"is \(20, 30\) px, its image \(30, 20\) px; expected one size"):
+            expect_masks(tmp_path / "masks", refs)
 
 
 def test_a_mask_that_is_cut_off_is_told(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
-from PIL import Image
+from PIL import ExifTags, Image
 
 from siftlens.auditing.bench import Bench
 from siftlens.auditing.candidates import Candidate
@@ -37,8 +37,13 @@ def expect_masks(masks: Path, refs: Iterable[ImageRef]) -> None:
             raise InputError(f"the mask {path} cannot be read; make it anew") from error
         if isinstance(ref.source, Path):
             with Image.open(ref.source) as image:
-                if size != image.size:
+                if size != image.size and not (size == image.size[::-1] and _is_shown_on_its_side(image)):
                     raise InputError(f"the mask {path} is {size} px, its image {image.size} px; expected one size")
+
+
+def _is_shown_on_its_side(image: Image.Image) -> bool:
+    """Whether the EXIF tag of a camera held upright says so: such an image is turned when it is read."""
+    return image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
 
 
 def off_object(
