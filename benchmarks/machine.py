@@ -53,10 +53,8 @@ def memory_mb(field: str) -> float:
 class _Mallinfo(ctypes.Structure):
     """What `mallinfo2` of glibc 2.33 or later returns (mallinfo(3)); bytes or counts."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    )
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
 
 
 def allocated_mb() -> float:
