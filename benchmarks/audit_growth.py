@@ -2,8 +2,9 @@
 
     python benchmarks/audit_growth.py --images ../shared/data/imagenette-128/val      about 20 minutes on 2 cores
 
-The demo model, each audit in a fresh process. Time is that of all cores together, which other work changes little. Of the last one, of all images, the cues are kept: shortcuts that nobody
-planted, which docs/audit-study.md speaks of. Writes benchmarks/results/audit-imagenette-val.json and the table there.
+The demo model, each audit in a fresh process. Time is that of all cores together, which other work changes little. Of
+the last one, of all images, the cues are kept: shortcuts that nobody planted, which docs/audit-study.md speaks of.
+Writes benchmarks/results/audit-imagenette-val.json and the table there.
 """
 
 import argparse
