@@ -50,6 +50,21 @@ def memory_mb(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+class _Mallinfo(ctypes.Structure):
+    """What `mallinfo2` of glibc 2.33 or later returns (mallinfo(3)); bytes or counts."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+def allocated_mb() -> float:
+    """Memory in MB that was asked of the C allocator and not freed: what grows if, and only if, something leaks."""
+    mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
+    mallinfo.restype = _Mallinfo
+    info = mallinfo()
+    return (info.uordblks + info.hblkhd) / 2**20
+
+
 def take_turns(arms: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each arm in each round, one warm-up round before; arms take turns, so that drift hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}

@@ -4,8 +4,8 @@
 
 analyze (without and with a worker process), read_attention, audit, prompt and compare, on drawn images that are new in
 every round, with the two models that ship with the package. After every round: resident memory (what was freed is given
-back first), live Python objects, open files, threads, child processes, hooks on the models, attention paths switched
-off, files left in the temporary folder.
+back first), what of it is in use by the allocators of C, Arrow and Python, live Python objects, open files, threads,
+child processes, hooks on the models, attention paths switched off, files left in the temporary folder.
 
 Writes benchmarks/results/soak.json, round by round, whole each time.
 """
@@ -14,6 +14,7 @@ import argparse
 import gc
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 import machine
@@ -84,6 +86,9 @@ def state(models: dict[str, LoadedModel], place: Path) -> dict[str, Any]:
     machine.reset_peak_memory()
     return {
         "resident_mb": round(machine.memory_mb("VmRSS"), 1),
+        "allocated_mb": round(machine.allocated_mb(), 2),
+        "arrow_mb": round(pa.total_allocated_bytes() / 2**20, 2),
+        "python_blocks": sys.getallocatedblocks(),
         "objects": len(gc.get_objects()),
         "open_files": _count("/proc/self/fd"),
         "threads": threading.active_count(),
@@ -108,7 +113,7 @@ def judge(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     steady = rounds[WARM_UP:] if len(rounds) > WARM_UP + 2 else rounds
     hours = np.array([row["seconds"] for row in steady]) / 3600
     found: dict[str, Any] = {"rounds": len(rounds), "minutes": round(rounds[-1]["seconds"] / 60, 1)}
-    for name in ("resident_mb", "objects"):
+    for name in ("resident_mb", "allocated_mb", "arrow_mb", "python_blocks", "objects"):
         values = np.array([row[name] for row in steady], float)
         found[name] = {
             "first": float(values[0]),

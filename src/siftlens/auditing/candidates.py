@@ -143,14 +143,23 @@ def _together(
         values[labels == label] -= values[labels == label].mean(axis=0)
     norm = np.linalg.norm(values, axis=0)
     same_images = values.T @ values / np.maximum(np.outer(norm, norm), 1e-12)
-    one_hot = (words[:, :, None] == kept).reshape(-1, grid.rows, grid.cols, len(kept)).astype(np.float64)
-    down = np.einsum("nijw,nijv->wv", one_hot[:, 1:], one_hot[:, :-1])
-    right = np.einsum("nijw,nijv->wv", one_hot[:, :, 1:], one_hot[:, :, :-1])
-    found = down + down.T + right + right.T
+    place = np.full(int(words.max()) + 2, -1)  # the last is that of -1, no word
+    place[kept] = np.arange(len(kept))
+    placed = place[words].reshape(-1, grid.rows, grid.cols)
+    pairs = _pairs(placed[:, 1:], placed[:, :-1], len(kept)) + _pairs(placed[:, :, 1:], placed[:, :, :-1], len(kept))
+    found = pairs + pairs.T
     edges = 2 * (grid.rows * (grid.cols - 1) + grid.cols * (grid.rows - 1))
     expected = edges * shares[:, kept].T @ shares[:, kept]
     side_by_side = np.tanh(np.log((found + 1) / (expected + 1)))
     return np.asarray(np.clip((same_images + side_by_side) / 2, -1, 1))
+
+
+def _pairs(
+    first: Int[np.ndarray, "image rows cols"], second: Int[np.ndarray, "image rows cols"], count: int
+) -> Int[np.ndarray, "count count"]:
+    """How often each number below `count` stands where each other stands in a second array; -1 does not count."""
+    both = (first >= 0) & (second >= 0)
+    return np.bincount(first[both] * count + second[both], minlength=count**2).reshape(count, count)
 
 
 def _best(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -25,13 +26,17 @@ def to_input(
     dtype: torch.dtype,
 ) -> Float[Tensor, "batch 3 height width"]:
     """The tensor that a model sees: in [0, 1], normalised, on its device and of its type."""
-    raw = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
-    # Converted and laid out in one go, then in place: four times as fast as a new tensor for each step
-    x = torch.empty(raw.shape, dtype=torch.float32, device=device).copy_(raw).div_(255)
+    # A byte has 256 values, so that they are normalised once, and pixels looked up, in one pass through memory.
+    table = torch.arange(256, dtype=torch.float32).div_(255).repeat(3, 1)
     if normalization is not None:
-        mean, std = (x.new_tensor(values)[:, None, None] for values in (normalization.mean, normalization.std))
-        x.sub_(mean).div_(std)
-    return x.to(dtype)
+        mean, std = (torch.tensor(values)[:, None] for values in (normalization.mean, normalization.std))
+        table.sub_(mean).div_(std)
+    lookup = np.ascontiguousarray(table.T.numpy())[None]
+    # Of NumPy, which asks for huge pages: a new one of PyTorch's costs more to touch than to fill.
+    planes = np.empty((len(pixels), 3, *pixels[0].shape[:2]), np.float32)
+    for image, channels in zip(pixels, planes, strict=True):
+        cv2.split(cv2.LUT(image, lookup), list(channels))
+    return torch.from_numpy(planes).to(device, dtype)
 
 
 def read_batch(
