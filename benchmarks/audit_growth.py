@@ -4,7 +4,7 @@
 
 The demo model, each audit in a fresh process. Time is that of all cores together, which other work changes little. Of
 the last one, of all images, the cues are kept: shortcuts that nobody planted, which docs/audit-study.md speaks of.
-Writes benchmarks/results/audit-imagenette-val.json and the table there.
+Writes benchmarks/results/audit-imagenette-val.json and the tables there.
 """
 
 import argparse
@@ -19,10 +19,13 @@ from typing import Any
 import machine
 import siftlens
 from figures import fill, source
+from siftlens.auditing.tables import RELIED_ON
 from siftlens.data import open_images
 
 PAGE = Path(__file__).parent.parent / "docs" / "audit-study.md"
 DIGITS = 4  # of the cues' figures
+LARGEST = 10  # cues shown
+CLEAR = 0.05  # p below which errors go with a cue
 
 
 def audited(images: str, count: int) -> dict[str, Any]:
@@ -62,6 +65,23 @@ def growth_table(rows: Sequence[dict[str, Any]]) -> str:
     return told
 
 
+def largest_table(cues: Sequence[dict[str, Any]]) -> str:
+    """The cues on which most hangs, as Markdown."""
+    relied = [cue for cue in cues if cue["verdict"] in RELIED_ON]
+    told = (
+        "| cue | dependence, share of the median lead | cost of removal, of a swap, log-odds | median lead, log-odds "
+    )
+    told += "| share of the patches | other classes taken for it, with the cue and without "
+    told += "| its own missed, with and without |\n|---|---:|---:|---:|---:|---:|---:|"
+    for cue in sorted(relied, key=lambda cue: -cue["dependence"])[:LARGEST]:
+        chance = "" if cue["p_harm"] < CLEAR else f" (p {cue['p_harm']:.2g})"
+        told += f"\n| {cue['cue']} | {cue['dependence']:.0%} | {cue['removal']:.2f}, {cue['swap']:.2f} "
+        told += f"| {cue['median_margin']:.2f} | {cue['area']:.0%} "
+        told += f"| {cue['false_present']:.1%}, {cue['false_absent']:.1%}{chance} "
+        told += f"| {cue['missed_present']:.0%}, {cue['missed_absent']:.0%} |"
+    return told.replace("%", " %")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, help="a folder of images, in a folder per class")
@@ -77,7 +97,8 @@ def main() -> None:
         print({name: value for name, value in rows[-1].items() if name != "cues"}, flush=True)
     cues = [row.pop("cues") for row in rows][-1]
     path = machine.save_result("audit-imagenette-val", {"model": "demo", "growth": rows, "cues": cues})
-    fill(PAGE, {"audit-growth": f"{growth_table(rows)}\n\n{source(json.loads(path.read_text()))}"})
+    where = source(json.loads(path.read_text()))
+    fill(PAGE, {"audit-growth": f"{growth_table(rows)}\n\n{where}", "audit-largest": largest_table(cues)})
     print(path)
 
 
