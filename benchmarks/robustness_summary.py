@@ -72,17 +72,27 @@ def soak_figure(result: Mapping[str, Any]) -> str:
     rounds, found = result["rounds"], result["after_warm_up"]
     minutes = np.array([row["seconds"] for row in rounds]) / 60
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    for axis, name, label in zip(axes, ("resident_mb", "objects"), ("memory, MB", "Python objects"), strict=True):
-        axis.plot(minutes, [row[name] for row in rounds], "o-", color="#1f5a96", markersize=3)
+    for axis, label, lines in zip(
+        axes,
+        ("memory, MB", "Python objects"),
+        ({"resident": "resident_mb", "in use by the C allocator": "allocated_mb"}, {None: "objects"}),
+        strict=True,
+    ):
+        for (told, name), colour in zip(lines.items(), ("#1f5a96", "#b3541e"), strict=False):
+            axis.plot(minutes, [row[name] for row in rounds], "o-", color=colour, markersize=3, label=told)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("minutes")
         axis.set_ylabel(label)
+    axes[0].legend(frameon=False)
     picture = save(figure, "soak", "Memory and objects of one process, round by round")
-    memory = found["resident_mb"]
+    resident, in_use = found["resident_mb"], found["allocated_mb"]
     rows = "\n".join(
         f"| {what} | {found[key]['first']} | {found[key]['last']} | {found[key]['highest']} |"
         for key, what in (
-            ("resident_mb", "memory, MB"),
+            ("resident_mb", "resident memory, MB"),
+            ("allocated_mb", "of it in use by the C allocator, MB"),
+            ("arrow_mb", "in use by Arrow, MB"),
+            ("python_blocks", "Python's memory blocks"),
             ("objects", "Python objects"),
             ("open_files", "open files"),
             ("children", "child processes"),
@@ -93,8 +103,9 @@ def soak_figure(result: Mapping[str, Any]) -> str:
         )
     )
     return (
-        f"{found['rounds']} rounds in {found['minutes']} minutes. Memory changed by {memory['per_round']:+.2f} MB "
-        f"a round (a straight line, without the first three rounds where there are more than five).\n\n{picture}\n\n"
+        f"{found['rounds']} rounds in {found['minutes']} minutes. Resident memory changed by "
+        f"{resident['per_round']:+.2f} MB a round, what is in use by {in_use['per_round']:+.2f} (straight lines, "
+        f"without the first three rounds where there are more than five).\n\n{picture}\n\n"
         f"| | first | last | highest |\n|---|---:|---:|---:|\n{rows}\n\n{source(result)}"
     )
 
