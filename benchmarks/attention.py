@@ -4,6 +4,7 @@ Every arm but the plain forward pass computes all statistics of every layer and 
 
     python benchmarks/attention.py                      all settings, about 25 minutes on 2 cores
     python benchmarks/attention.py --setting b16-224    this one again, the others stay as they were measured
+    python benchmarks/attention.py --error              errors instead, a few minutes
     python benchmarks/attention.py --device cuda        bfloat16, batches of 32, also 1024 px
 
 Speed: the arms take turns within one process; the median over rounds of the ratio to the plain forward pass.
@@ -11,7 +12,7 @@ Memory: each arm alone in a fresh process, peak resident memory of a second pass
 loaded model. "live": what is freed goes back to the system at once (MALLOC_MMAP_THRESHOLD_ fixed), so that the peak
 is what was needed at one time. "resident": the allocator as it comes, which keeps some of what was freed, now more
 and now less: the median of three processes.
-Error: the largest difference of any statistic from the same model in float64 (`--error`, one image).
+Error: the largest difference of any statistic from the same model in float64, for one image.
 """
 
 import argparse
@@ -112,12 +113,18 @@ def timm_model(setting: Setting, fused: bool = True) -> nn.Module:
     return model.to(setting.device, setting.dtype)
 
 
-def hf_model(setting: Setting) -> nn.Module:
+def hf_model(setting: Setting, attention: str = "eager") -> nn.Module:
     torch.manual_seed(SEED)
-    size = {"image_size": setting.pixels, "patch_size": setting.patch, "attn_implementation": "eager"}
+    size = {"image_size": setting.pixels, "patch_size": setting.patch, "attn_implementation": attention}
     if "dinov2" in setting.timm_name:
-        return Dinov2Model(Dinov2Config(**size)).eval().to(setting.device, setting.dtype)
-    return ViTModel(ViTConfig(**size), add_pooling_layer=False).eval().to(setting.device, setting.dtype)
+        model: nn.Module = Dinov2Model(Dinov2Config(**size))
+    else:
+        model = ViTModel(ViTConfig(**size), add_pooling_layer=False)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("query.weight", "key.weight", "value.weight")):
+                weight.mul_(3)  # as above
+    return model.eval().to(setting.device, setting.dtype)
 
 
 def from_map(attention: Tensor, work: Work, weights: KeyWeights, entropy: bool) -> LayerRecord:
@@ -238,9 +245,16 @@ def memory_in_fresh_process(setting: str, arm: str, **environment: str) -> float
 def largest_errors(setting: Setting) -> dict[str, float]:
     """Largest difference of any statistic of any layer from the same model in float64, for one image."""
     one = replace(setting, batch=1)
-    truth = read_layer_by_layer(*model_and_work(replace(one, dtype=torch.float64)), entropy=True)
+    exact = replace(one, dtype=torch.float64)
+    truth = read_layer_by_layer(*model_and_work(exact), entropy=True)
     arms = {"siftlens": read_siftlens, "layer by layer": read_layer_by_layer}
-    return {name: worst(read(*model_and_work(one), entropy=True), truth) for name, read in arms.items()}
+    errors = {name: worst(read(*model_and_work(one), entropy=True), truth) for name, read in arms.items()}
+    errors["timm AttentionExtract"] = worst(timm_extract(one)[1](), truth)
+    # Not of its own eager attention, whose softmax is in float32 whatever it is given.
+    theirs = hf_model(exact, "sdpa")
+    truth = read_layer_by_layer(theirs, prepare(exact, theirs), entropy=True)
+    errors["transformers output_attentions"] = worst(hf_output_attentions(one)[1](), truth)
+    return errors
 
 
 def model_and_work(setting: Setting) -> tuple[nn.Module, Work]:
@@ -294,7 +308,6 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "load_before": load,
         "arms": speed,
         "out_of_memory": [arm for arm in ARMS if not math.isfinite(memory[arm])],
-        "largest_error": largest_errors(setting),
     }
 
 
@@ -303,15 +316,21 @@ def main() -> None:
     parser.add_argument("--setting", choices=ALL_SETTINGS, action="append", help="only this setting; may be repeated")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--error", action="store_true", help="measure errors instead of time and memory")
     parser.add_argument("--memory", nargs=2, metavar=("SETTING", "ARM"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     with torch.no_grad():
         if options.memory:
             print(json.dumps(memory_of(ALL_SETTINGS[options.memory[0]], options.memory[1])))
             return
+        names = options.setting or list(SETTINGS if options.device == "cpu" else GPU_SETTINGS)
+        if options.error:
+            errors = {name: largest_errors(ALL_SETTINGS[name]) for name in names}
+            print(machine.save_result(f"attention-error-{options.device}", {"seed": SEED, "settings": errors}))
+            return
         saved = f"attention-{options.device}"
         results = machine.load_result(saved)["settings"] if options.setting else {}
-        for name in options.setting or (SETTINGS if options.device == "cpu" else GPU_SETTINGS):
+        for name in names:
             results[name] = measure(name, options.rounds)
             machine.save_result(saved, {"seed": SEED, "settings": results})
             for arm, row in results[name]["arms"].items():

@@ -87,7 +87,7 @@ def soak_figure(result: Mapping[str, Any]) -> str:
     picture = save(figure, "soak", "Memory and objects of one process, round by round")
     resident, in_use = found["resident_mb"], found["allocated_mb"]
     rows = "\n".join(
-        f"| {what} | {found[key]['first']} | {found[key]['last']} | {found[key]['highest']} |"
+        f"| {what} | {' | '.join(f'{found[key][when]:,.10g}' for when in ('first', 'last', 'highest'))} |"
         for key, what in (
             ("resident_mb", "resident memory, MB"),
             ("allocated_mb", "of it in use by the C allocator, MB"),
