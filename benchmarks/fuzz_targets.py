@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -55,6 +57,8 @@ def make(folder: Path) -> None:
     """Write a good file of every kind: photographs of scikit-image, and what siftlens makes of drawn images."""
     _write_photographs(folder / "photographs")
     _write_shard(folder / "shard.tar", folder / "photographs")
+    table = {"image": [(folder / "photographs" / kind).read_bytes() for kind in ("JPEG", "PNG")], "label": [0, 1]}
+    pq.write_table(pa.table(table), folder / "images.parquet")
     planted = Planted(DrawnMaterial(), cue="glyph", correlation=0.95, size=SHORTCUT_SIZE)
     planted.split("heldout", 128).write(folder / "planted")
     images, model = folder / "planted" / "images", siftlens.load_model("demo-shortcut")
@@ -90,7 +94,8 @@ def targets() -> list[Target]:
     run = ["state.json", "state-1-0.npz", "rows.f32", "images.jsonl", "quarantine.jsonl"]
     return [
         *images,
-        Target("tar file", "shard.tar", _read_shard),
+        Target("tar file", "shard.tar", _read_images("shard.tar")),
+        Target("table of images", "images.parquet", _read_images("images.parquet")),
         *(Target(f"study {name}", f"study/{name}", _read_study) for name in study),
         *(Target(f"audit {name}", f"audit/{name}", _read_audit) for name in audit),
         Target("prompt prompt.json", "prompt/prompt.json", _read_prompt),
@@ -110,10 +115,13 @@ def _read_image(kind: str) -> Callable[[Path], object]:
     return lambda folder: decode(ImageRef(kind, "", folder / "photographs" / kind), _SEEN)
 
 
-def _read_shard(folder: Path) -> None:
-    for ref in open_images(folder / "shard.tar"):
-        with suppress(Unreadable):
-            decode(ref, _SEEN)
+def _read_images(name: str) -> Callable[[Path], None]:
+    def read(folder: Path) -> None:
+        for ref in open_images(folder / name):
+            with suppress(Unreadable):
+                decode(ref, _SEEN)
+
+    return read
 
 
 def _read_study(folder: Path) -> None:

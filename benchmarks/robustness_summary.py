@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "robustness.md"
 GROUPS = {
     "image": "photographs in ten formats",
     "tar": "a tar file of images",
+    "table": "a Parquet file of images",
     "study": "a study, eight files",
     "audit": "an audit, seven files",
     "prompt": "a prompt",

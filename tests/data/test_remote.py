@@ -1,6 +1,10 @@
 """Images at an address, in fsspec's file system of the memory."""
 
+import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from threading import Thread
 
 import fsspec
 import numpy as np
@@ -25,8 +29,6 @@ def png(value):
 @pytest.fixture
 def bucket():
     """A bucket in memory with three images, an empty file, a hidden one, a tar file and a Parquet file."""
-    import tarfile
-
     system = fsspec.filesystem("memory")
     table, tar = BytesIO(), BytesIO()
     pq.write_table(pa.table({"image": [png(7), png(8)], "label": [1, 0]}), table)
@@ -104,6 +106,54 @@ def test_a_file_that_is_gone_is_set_aside_but_a_place_that_does_not_answer_stops
     for ref in (first, row):
         with pytest.raises(InputError, match="ConnectionResetError: reset by peer; check the network"):
             decode(ref, Preprocessing(SIDE, SIDE))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server that sends files as a whole only, with an image and a tar file; its address."""
+    (tmp_path / "1.png").write_bytes(png(1))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "1.png", "1.png")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_file_on_a_web_server(server):
+    pytest.importorskip("aiohttp")
+    assert seen(open_images(f"{server}/1.png")) == [("1.png", "", 1)]
+    (member,) = open_images(f"{server}/a.tar")
+    with pytest.raises(Unreadable, match="its server sends files as a whole only"):
+        decode(member, Preprocessing(SIDE, SIDE))
+    with pytest.raises(InputError, match=r"no images at http://127.*none\.png: it holds no files"):
+        open_images(f"{server}/none.png")
+    with pytest.raises(InputError, match=r"cannot read zip://a::http.*; unpack it, or make it a tar"):
+        open_images(f"zip://a::{server}/a.zip")
+
+
+def test_whatever_a_protocol_raises_is_told_in_a_line(monkeypatch):
+    class TheirOwnError(Exception):
+        pass
+
+    def broken(*_, **__):
+        raise TheirOwnError("no\nroute")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", broken)
+    with pytest.raises(InputError, match="cannot read hf://datasets/x: TheirOwnError: no route; check the address"):
+        open_images("hf://datasets/x")
+
+
+def test_a_part_that_is_not_what_was_asked_for_is_refused(bucket, monkeypatch):
+    (ref, _) = open_images(f"{bucket}/shards/a.tar")
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", lambda *_, **__: b"all of it")
+    with pytest.raises(Unreadable, match="its server sends files as a whole only"):
+        decode(ref, Preprocessing(SIDE, SIDE))
 
 
 def test_what_is_not_there_is_told(bucket):

@@ -3,6 +3,8 @@
 import io
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -80,8 +82,27 @@ def test_a_broken_image_in_a_shard_is_set_aside_alone(tmp_path):
 def test_a_shard_that_is_gone_by_now_is_said(shards):
     ref = next(iter(open_images(shards)))
     (shards / "train-0.tar").unlink()
-    with pytest.raises(Unreadable, match="no such file or directory"):
+    with pytest.raises(InputError, match=r"the file of the images, .*train-0\.tar, cannot be read any more \(no such"):
         decode(ref, Preprocessing(SIDE, SIDE))
+
+
+def test_dots_before_digits_are_part_of_a_name_and_a_leading_dot_of_the_path_is_not(tmp_path):
+    members = {"./IMG_2020.01.05.png": png(5), "./IMG_2020.01.06.png": png(6), "./IMG_2020.01.06.cls": b"six"}
+    source = open_images(write(tmp_path / "x.tar", members | {"./.5.png": b"hidden"}))
+    assert [(ref.identity, ref.group) for ref in source] == [
+        ("x.tar/IMG_2020.01.05.png", ""),
+        ("x.tar/IMG_2020.01.06.png", "six"),
+    ]
+    assert red_of(source) == [5, 6]
+
+
+def test_what_is_told_of_a_shard_in_a_table_beside_it_is_no_images(tmp_path):
+    # As img2dataset leaves them: 00000.tar, and 00000.parquet with captions and addresses
+    write(tmp_path / "00000.tar", {"0.png": png(4)})
+    pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}), tmp_path / "00000.parquet")
+    assert red_of(open_images(tmp_path)) == [4]
+    with pytest.raises(InputError, match="has no column of image bytes"):
+        open_images(tmp_path / "00000.parquet")
 
 
 @pytest.mark.parametrize(("left", "reason"), [(5 * 1024 + 520, "unexpected end"), (5 * 1024, "its end is missing")])

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -28,8 +29,8 @@ from oracles import leaning
 from siftlens.cli.app import app
 from siftlens.core import InputError, ModelError, PatchGrid, SiftlensError
 from siftlens.data import Preprocessing, open_images
-from siftlens.engine import LocalEngine
-from siftlens.engine.cluster import connected
+from siftlens.engine import LocalEngine, open_engine
+from siftlens.engine.cluster import _knock, connected
 from siftlens.keypoints import KeypointCache
 from siftlens.models import LoadedModel
 from siftlens.patchmaps import PrepareSettings, Quarantined
@@ -391,11 +392,78 @@ def test_a_gpu_that_the_cluster_lacks_is_told():
         on_ray(2, gpu=True)
 
 
+NOBODY = "start one there: ray start --head, or copy its ~/.ray/auth_token to here if it asks for one"
+CONNECT = (
+    "from siftlens.engine import open_engine\nwith open_engine('ray', workers=1, address='{}') as engine: print(engine)"
+)
+
+
 def test_a_cluster_that_is_not_there_is_told():
     """In a process of its own, for this one is connected."""
-    program = "from siftlens.engine import open_engine\nwith open_engine('ray', workers=1, address='127.0.0.1:9'): pass"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    program = [sys.executable, "-c", CONNECT.format("127.0.0.1:9")]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
     assert done.stderr.splitlines()[-1] == (
-        "siftlens.core.errors.InputError: no Ray cluster at 127.0.0.1:9; start one there: ray start --head "
-        "([Errno 111] Connection refused)"
+        "siftlens.core.errors.InputError: no Ray cluster at 127.0.0.1:9 that lets us in ([Errno 111] Connection "
+        f"refused); {NOBODY}"
     )
+
+
+def test_somebody_else_at_the_address_is_told_from_ray():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            there, _ = server.accept()
+            there.recv(100)
+            there.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            there.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ConnectionError, match="what answers there is no Ray"):
+            _knock(f"127.0.0.1:{server.getsockname()[1]}")
+    _knock(importlib.import_module("ray").get_runtime_context().gcs_address)
+    _knock("auto")
+
+
+def test_a_cluster_that_asks_for_a_token_lets_this_user_in(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    environment = os.environ | {"HOME": str(tmp_path)}
+    environment.pop("RAY_AUTH_MODE", None)
+    start = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus", "1"]
+    options = ["--disable-usage-stats", "--include-dashboard=false", "--port", address.split(":")[1]]
+    head = subprocess.Popen(
+        [*start, *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until_answered(address)
+        program = [sys.executable, "-c", CONNECT.format(address)]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=120, env=environment)
+        assert "RayEngine" in done.stdout, done.stderr
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
+
+
+def until_answered(address: str):
+    for _ in range(120):
+        try:
+            _knock(address)
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"nobody answers at {address}")
+
+
+def test_no_worker_is_refused():
+    with (
+        pytest.raises(InputError, match=r"on Ray the model runs in worker processes; give --workers 1"),
+        open_engine("ray", workers=0),
+    ):
+        pass

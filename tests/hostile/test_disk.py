@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from hostile.corpus import picture
 from siftlens.cli.app import app
 from siftlens.core import InputError
-from siftlens.data import PROGRESS, STATE
+from siftlens.data import PROGRESS, STATE, Preprocessing, Unreadable, open_images
 from siftlens.interrelation.main_pass import MainPass
 from siftlens.patchmaps import Shrinking
 from siftlens.pretraining.images import hold
@@ -138,6 +140,28 @@ def test_a_share_that_goes_away_stops_the_run_and_comes_back(place, siftlens_cli
     assert siftlens_cli(*ANALYZE, "--resume", out="out").code == 0
     assert (place / "out" / "quarantine.csv").read_text() == "identity,reason\n"
     assert_same_study(place / "out", place / "whole")
+
+
+def test_a_share_that_leaves_an_empty_folder_behind_is_told_from_files_that_are_gone(photos):
+    ref, other, *_ = open_images(photos)
+    away = photos.rename(photos.with_name("away"))
+    photos.mkdir()  # as where it was mounted
+    with pytest.raises(InputError, match=r"photos, cannot be read any more \(it is empty now\)"):
+        decode.decode(ref, Preprocessing(64, 64))
+    photos.rmdir()
+    away.rename(photos)
+    ref.source.unlink()
+    with pytest.raises(Unreadable, match="no such file"):
+        decode.decode(ref, Preprocessing(64, 64))
+    assert decode.decode(other, Preprocessing(64, 64)).shape == (64, 64, 3)
+
+
+def test_a_table_of_images_that_goes_away_stops_the_run(photos, tmp_path):
+    pq.write_table(pa.table({"image": [path.read_bytes() for path in photos.iterdir()]}), tmp_path / "x.parquet")
+    ref = next(iter(open_images(tmp_path / "x.parquet")))
+    (tmp_path / "x.parquet").unlink()
+    with pytest.raises(InputError, match=r"the file of the images, .*x\.parquet, cannot be read any more"):
+        decode.decode(ref, Preprocessing(64, 64))
 
 
 def test_a_share_that_answers_with_errors_stops_detection(place, siftlens_cli, photos, monkeypatch):

@@ -68,9 +68,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
+            _keep_name(path)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+def _keep_name(path: Path) -> None:
+    """Have a file's name on the disk, too, in case the power goes; not every file system and system can."""
+    with suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def reserve(path: Path, size: int) -> None:

@@ -38,14 +38,15 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
 
     Raises:
         Unreadable: the file is missing, damaged, empty, no image, or its size makes no sense.
-        InputError: not the file is missing, but the whole folder that the images lie in; an address does not answer.
+        InputError: not the file is missing, but all that the images lie in: the folder, the tar or Parquet file; an
+            address does not answer.
     """
     if isinstance(ref.source, Stored):
         try:
             return _decode_file(ref.source, preprocessing)
         except Unreadable as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno:
-                _expect_folder(ref)
+                _expect_place(ref)
             raise
     pixels = ref.source.pixels() if isinstance(ref.source, Item) else ref.source
     image = Image.fromarray(pixels)
@@ -79,22 +80,30 @@ def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarr
         raise Unreadable(f"damaged: {type(error).__name__}: {_line(error)}") from error
 
 
-def _expect_folder(ref: ImageRef) -> None:
-    """Tell a file that is gone from a share that is: all of its images would be set aside, one by one."""
-    if isinstance(ref.source, Path):
-        folders = ref.source.parents
-        folder = folders[min(len(PurePosixPath(ref.identity).parts), len(folders)) - 1]
-    elif isinstance(ref.source, Member) and isinstance(ref.source.shard, Path):
-        folder = ref.source.shard.parent
-    else:
-        return
+def _expect_place(ref: ImageRef) -> None:
+    """Tell a file that is gone from a share that is: all of its images would be set aside, one by one.
+
+    A share that is unmounted may leave an empty folder behind.
+    """
+    source = ref.source
+    held_in = source.shard if isinstance(source, Member) else source.file if isinstance(source, Row) else None
+    reason = ""
     try:
-        os.scandir(folder).close()
+        if isinstance(source, Path):
+            folders = source.parents
+            what, place = "folder", folders[min(len(PurePosixPath(ref.identity).parts), len(folders)) - 1]
+            with os.scandir(place) as entries:
+                reason = "" if next(entries, None) else "it is empty now"
+        elif isinstance(held_in, Path):
+            what, place = "file", held_in
+            place.open("rb").close()
     except OSError as error:
+        reason = _line(error.strerror).lower()
+    if reason:
         raise InputError(
-            f"the folder of the images, {folder}, cannot be read any more ({_line(error.strerror).lower()}); "
-            "see that it is there again (a share: that it is mounted), and run again"
-        ) from error
+            f"the {what} of the images, {place}, cannot be read any more ({reason}); see that it is there again (a "
+            "share: that it is mounted), and run again"
+        )
 
 
 def _check_file(source: Stored) -> None:

@@ -27,7 +27,17 @@ class FileSource:
     """
 
     def __init__(self, files: Iterable[tuple[Path | Remote, PurePath]], limit: int | None = None):
-        refs = sorted((ref for file, name in files for ref in _refs(file, name)), key=lambda ref: ref.identity)
+        files = list(files)
+        shards = {name.with_suffix("") for file, name in files if is_shard(file)}
+        refs = sorted(
+            (
+                ref
+                for file, name in files
+                if not (is_parquet(file) and name.with_suffix("") in shards)  # what img2dataset says of the shard
+                for ref in _refs(file, name)
+            ),
+            key=lambda ref: ref.identity,
+        )
         self._refs = [refs[index] for index in spread(len(refs), limit)]
 
     def __len__(self) -> int:

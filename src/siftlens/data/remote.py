@@ -1,5 +1,6 @@
 """Files at an address: `s3://`, `gs://`, `hf://`, and whatever else fsspec opens."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,10 @@ class Remote:
         """
         with within_reach(self):
             system, path = _system(self.address)
-            return bytes(system.cat_file(path, start=start, end=start + size))
+            found = bytes(system.cat_file(path, start=start, end=start + size))
+        if len(found) != size:
+            raise OSError(f"asked for {size} bytes of {self}, got {len(found)}: its server sends files as a whole only")
+        return found
 
     def __str__(self) -> str:
         return self.address
@@ -96,23 +100,26 @@ def find(address: str) -> tuple[list[Remote], str]:
     Raises:
         InputError: nothing is there, or it cannot be reached; a package is missing for this protocol.
     """
-    protocol = address.partition("://")[0]
+    if "::" in address:
+        raise InputError(
+            f"cannot read {address}: an archive within an address is not opened; unpack it, or make it a tar"
+        )
     with _reaching(address):
         system, path = _system(address)
         if any(sign in path for sign in "*?["):
             found = system.glob(path, detail=True)
-            base = next(str(parent) for parent in PurePosixPath(path).parents if not set("*?[") & set(str(parent)))
+            base = re.split(r"[*?[]", path)[0].rpartition("/")[0]
         elif system.isfile(path):
-            found, base = {path: system.info(path)}, str(PurePosixPath(path).parent)
+            found, base = {path: system.info(path)}, path.rpartition("/")[0]
         else:
             found, base = system.find(path, detail=True), path
-    base = base.rstrip("/")
-    files = [
-        Remote(f"{protocol}://{name}", int(info["size"]))
-        for name, info in found.items()
-        if info["type"] == "file" and not any(part.startswith(".") for part in _below(name, base).split("/"))
-    ]
-    return files, f"{protocol}://{base}"
+        base = base.rstrip("/")
+        files = [
+            Remote(system.unstrip_protocol(name), int(system.size(name) if info["size"] is None else info["size"]))
+            for name, info in found.items()
+            if info["type"] == "file" and not any(part.startswith(".") for part in _below(name, base).split("/"))
+        ]
+        return files, system.unstrip_protocol(base)
 
 
 def relative(file: Remote, base: str) -> PurePosixPath:
@@ -141,8 +148,9 @@ def _reaching(address: str) -> Iterator[None]:
         raise InputError(f"{protocol}:// needs another package: {how}") from error
     except ValueError as error:  # a protocol that nobody knows
         raise InputError(f"cannot read {address}: {error}") from error
-    except OSError as error:
+    except Exception as error:  # Each protocol has a family of its own.
+        told = " ".join(str(error).split())
         raise InputError(
-            f"cannot read {address}: {type(error).__name__}: {error}; check the address, the network and your "
+            f"cannot read {address}: {type(error).__name__}: {told}; check the address, the network and your "
             "credentials"
         ) from error

@@ -1,5 +1,6 @@
 """Images in tar files, as WebDataset keeps them: read where they lie, nothing is unpacked."""
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from siftlens.data.remote import Remote
 
 _IMAGES = {"avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp"}
 _CLASS = "cls"
+_DOT = re.compile(r"\.(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -60,33 +62,34 @@ def images_in(shard: Path | Remote) -> Iterator[tuple[str, str, Member]]:
     """Name, class and place of every image in a tar file.
 
     As in WebDataset, a sample's files share their name up to the first dot; what follows it tells the image
-    (`0001.jpg`) from its class (`0001.cls`) and from what is not asked for here (`0001.json`, `0001.mask.png`).
-    Without a `.cls`, the class is the first folder in the image's name, or "".
+    (`0001.jpg`) from its class (`0001.cls`) and from what is not asked for here (`0001.json`, `0001.mask.png`). A dot
+    before a digit is part of the name, as in `photo 2020.01.05.jpg`. Without a `.cls`, the class is the first folder in
+    the image's name, or "".
 
     Raises:
         InputError: it is no tar file, or cut off.
     """
-    images: list[tuple[str, str, Member]] = []
+    images: list[tuple[PurePosixPath, str, Member]] = []
     classes: dict[str, str] = {}
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for found in archive:
                 path = PurePosixPath(found.name)
-                key, _, ending = path.name.partition(".")
-                sample = str(path.with_name(key)) if key else ""
-                if not (found.isreg() and sample):  # without a key it is a hidden file
+                if not found.isreg() or path.name.startswith("."):  # the latter are hidden
                     continue
+                key, *rest = _DOT.split(path.name, maxsplit=1)
+                sample, ending = str(path.with_name(key)), "".join(rest)
                 if ending.lower() in _IMAGES:
-                    images.append((found.name, sample, Member(shard, found.offset_data, found.size)))
+                    images.append((path, sample, Member(shard, found.offset_data, found.size)))
                 elif ending == _CLASS:
                     classes[sample] = _text(archive, found)
             if archive.offset >= file.seek(0, SEEK_END):
                 raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"cannot read {shard} as a tar file ({error}); fetch or write it again") from error
-    for name, sample, member in images:
-        folder = PurePosixPath(name).parts[0] if "/" in name else ""
-        yield name, classes.get(sample, folder), member
+    for path, sample, member in images:
+        folder = path.parts[0] if len(path.parts) > 1 else ""
+        yield str(path), classes.get(sample, folder), member
 
 
 def _text(archive: tarfile.TarFile, found: tarfile.TarInfo) -> str:

@@ -23,7 +23,7 @@ def open_engine(name: str, *, workers: int | None, address: str | None = None, g
         gpu: the work runs on a GPU, and each process needs one.
 
     Raises:
-        InputError: another name; an address without Ray; Ray is not installed, or not at this address.
+        InputError: another name; an address without Ray, no worker on it; Ray is not installed, or not at this address.
     """
     if name not in ENGINES:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
@@ -32,6 +32,10 @@ def open_engine(name: str, *, workers: int | None, address: str | None = None, g
             raise InputError("an address is that of a Ray cluster; add --engine ray (engine='ray')")
         yield LocalEngine(workers or 0)
         return
+    if workers == 0:
+        raise InputError(
+            "on Ray the model runs in worker processes; give --workers 1 (workers=1) or more, or leave it out"
+        )
     with connected(address):
         from siftlens.engine.on_ray import RayEngine  # not at import: Ray is an extra, and takes a while
 
