@@ -67,3 +67,9 @@ def test_a_file_without_images_or_cut_off_is_told(tmp_path):
     whole.write_bytes(whole.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"cannot read .*b\.parquet as a Parquet file"):
         open_images(whole)
+    write(whole, {"image": [png(1)]})
+    footer = bytearray(whole.read_bytes())
+    footer[-40:-8] = b"\x0e" * 32  # of which Arrow speaks in two lines
+    whole.write_bytes(footer)
+    with pytest.raises(InputError, match=r"^cannot read [^\n]*; fetch or write it again$"):
+        open_images(whole)

@@ -9,7 +9,7 @@ from unicodedata import category
 
 import typer
 
-from siftlens.core import InputError, NothingReadableError, SiftlensError
+from siftlens.core import InputError, NothingReadableError, SiftlensError, one_line
 
 NOTHING_READABLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
 _PRETRAINING = "state.safetensors"  # what a pre-training goes on from
@@ -39,7 +39,7 @@ def reported(out: Path, *, resumes: bool = True) -> Iterator[None]:
 
 
 def _line(told: object) -> str:
-    return printable(" ".join(str(told).split()))
+    return printable(one_line(told))
 
 
 def printable(text: str) -> str:

@@ -7,6 +7,7 @@ from siftlens.core.errors import (
     NothingReadableError,
     SiftlensError,
     StudyError,
+    one_line,
 )
 from siftlens.core.grid import PatchGrid, TokenLayout
 
@@ -19,4 +20,5 @@ __all__ = [
     "SiftlensError",
     "StudyError",
     "TokenLayout",
+    "one_line",
 ]

@@ -11,6 +11,11 @@ Every message says what was expected, what came, and what to do next, in one lin
 """
 
 
+def one_line(told: object) -> str:
+    """What a library's error says, for a message of ours."""
+    return " ".join(str(told).split())
+
+
 class SiftlensError(Exception):
     """Base of every error that siftlens raises on purpose."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from siftlens.core import InputError
+from siftlens.core import InputError, one_line
 from siftlens.data.parquet import Row
 from siftlens.data.pixels import to_rgb
 from siftlens.data.preprocessing import Preprocessing
@@ -75,9 +75,9 @@ def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarr
     except MemoryError:
         raise Unreadable("too large for the memory that is left") from None
     except OSError as error:
-        raise Unreadable(os.strerror(error.errno).lower() if error.errno else _line(error)) from error
+        raise Unreadable(os.strerror(error.errno).lower() if error.errno else one_line(error)) from error
     except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them into.
-        raise Unreadable(f"damaged: {type(error).__name__}: {_line(error)}") from error
+        raise Unreadable(f"damaged: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _expect_place(ref: ImageRef) -> None:
@@ -98,7 +98,7 @@ def _expect_place(ref: ImageRef) -> None:
             what, place = "file", held_in
             place.open("rb").close()
     except OSError as error:
-        reason = _line(error.strerror).lower()
+        reason = one_line(error.strerror).lower()
     if reason:
         raise InputError(
             f"the {what} of the images, {place}, cannot be read any more ({reason}); see that it is there again (a "
@@ -123,7 +123,3 @@ def _check_size(width: int, height: int) -> None:
         raise Unreadable(f"{width}x{height} px: too small, expected at least {MIN_SIDE} px on the shorter side")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise Unreadable(f"{width}x{height} px: too elongated, expected at most {MAX_ASPECT}:1")
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())

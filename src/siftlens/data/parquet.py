@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from siftlens.core import InputError
+from siftlens.core import InputError, one_line
 from siftlens.data.remote import Remote, within_reach
 
 _LABELS = ("label", "labels", "class", "cls")
@@ -70,7 +70,9 @@ def rows_in(file: Path | Remote) -> Iterator[tuple[str, str, Row]]:
             classes = parquet.read([label])[label].to_pylist() if label else []
             sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot read {file} as a Parquet file ({error}); fetch or write it again") from error
+        raise InputError(
+            f"cannot read {file} as a Parquet file ({one_line(error)}); fetch or write it again"
+        ) from error
     names, number = _names(schema, label), 0
     for group, size in enumerate(sizes):
         for index in range(size):

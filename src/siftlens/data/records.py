@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from siftlens.core import StudyError
+from siftlens.core import StudyError, one_line
 from siftlens.data.atomic import atomic_path
 
 FORMAT = 1
@@ -49,7 +49,7 @@ def read_record(path: Path, advice: str) -> dict[str, Any]:
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path} is damaged or cut off ({_line(error)}); {advice}") from error
+        raise StudyError(f"{path} is damaged or cut off ({one_line(error)[:200]}); {advice}") from error
     if not isinstance(whole, dict) or not isinstance(written := whole.get("format"), int):
         raise StudyError(f"{path} names no format: not written by siftlens, or damaged; {advice}")
     if written > FORMAT:
@@ -73,7 +73,3 @@ def _of_values(values: Any) -> str:
 def _of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

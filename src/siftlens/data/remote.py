@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-from siftlens.core import InputError
+from siftlens.core import InputError, one_line
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
@@ -77,9 +77,9 @@ def within_reach(file: object) -> Iterator[None]:
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # Each protocol has a family of its own.
-        told = " ".join(str(error).split())
         raise OutOfReachError(
-            f"cannot read {file}: {type(error).__name__}: {told}; check the network and your credentials, and run again"
+            f"cannot read {file}: {type(error).__name__}: {one_line(error)}; check the network and your credentials, "
+            "and run again"
         ) from error
 
 
@@ -144,13 +144,12 @@ def _reaching(address: str) -> Iterator[None]:
         yield
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        how = f"pip install 'siftlens[{extra}]'" if extra else " ".join(str(error).split())
+        how = f"pip install 'siftlens[{extra}]'" if extra else one_line(error)
         raise InputError(f"{protocol}:// needs another package: {how}") from error
     except ValueError as error:  # a protocol that nobody knows
-        raise InputError(f"cannot read {address}: {error}") from error
+        raise InputError(f"cannot read {address}: {one_line(error)}") from error
     except Exception as error:  # Each protocol has a family of its own.
-        told = " ".join(str(error).split())
         raise InputError(
-            f"cannot read {address}: {type(error).__name__}: {told}; check the address, the network and your "
-            "credentials"
+            f"cannot read {address}: {type(error).__name__}: {one_line(error)}; check the address, the network and "
+            "your credentials"
         ) from error

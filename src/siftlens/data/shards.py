@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
 
-from siftlens.core import InputError
+from siftlens.core import InputError, one_line
 from siftlens.data.parquet import Row
 from siftlens.data.remote import Remote
 
@@ -86,7 +86,7 @@ def images_in(shard: Path | Remote) -> Iterator[tuple[str, str, Member]]:
             if archive.offset >= file.seek(0, SEEK_END):
                 raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError) as error:
-        raise InputError(f"cannot read {shard} as a tar file ({error}); fetch or write it again") from error
+        raise InputError(f"cannot read {shard} as a tar file ({one_line(error)}); fetch or write it again") from error
     for path, sample, member in images:
         folder = path.parts[0] if len(path.parts) > 1 else ""
         yield str(path), classes.get(sample, folder), member
