@@ -1,14 +1,17 @@
 """A classifier of known leanings must be told from one that has none."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
 import siftlens
 from oracles.leaning import CLASSES, Leaning, pictures
-from siftlens.auditing import gallery
+from siftlens.auditing import gallery, run
 from siftlens.auditing.outside import expect_masks
 from siftlens.auditing.tables import RELIED_ON
+from siftlens.core import InputError
 from siftlens.data import ImageRef
 
 PICTURES = pictures(240)
@@ -105,6 +108,12 @@ def on_disk(folder, high=255, suffix=".png"):
             Image.fromarray(pixels).save(path)
 
 
+def test_a_cue_of_many_images_of_which_few_are_tested_is_not_taken_for_one_that_fills_them(monkeypatch):
+    monkeypatch.setattr(run, "MOST", 20)  # of some 50 with the cue, as 256 of a thousand
+    audit = audited(Leaning(on_object=0, on_cue=2))
+    assert audit.cues["n"][0] == 20 and audit.cues["verdict"][0] in RELIED_ON
+
+
 @pytest.mark.parametrize(("high", "suffix"), [(255, ".png"), (1, ".png"), (1, ".gif")])
 def test_masks_confirm(tmp_path, high, suffix):
     on_disk(tmp_path, high, suffix)
@@ -125,6 +134,32 @@ def test_without_evidence_from_outside_nothing_is_confirmed(tmp_path):
     assert "confirmed spurious" not in set(plain.cues["verdict"])
     elsewhere = siftlens.audit(model, tmp_path / "images", environment=tmp_path / "images", **settings)
     assert "confirmed spurious" not in set(elsewhere.cues["verdict"])  # there the cue goes with the class as well
+
+
+def test_another_environment_confirms_a_cue_that_does_not_go_with_the_class_there(tmp_path):
+    on_disk(tmp_path)
+    for path in list((tmp_path / "images").glob("*/*.png")):  # every other image under the other class's name
+        name = CLASSES[1 - CLASSES.index(path.parent.name)] if int(path.stem) // 2 % 2 else path.parent.name
+        (tmp_path / "elsewhere" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "elsewhere" / name)
+    model = Leaning(on_object=1, on_cue=2).eval()
+    audit = siftlens.audit(model, tmp_path / "images", environment=tmp_path / "elsewhere", **ON_DISK)
+    assert audit.cues["verdict"][0] == "confirmed spurious"
+    assert 0.3 < audit.cues["lift_elsewhere"][0] < 0.6
+
+
+def test_an_environment_that_can_tell_nothing_is_refused_before_the_model_runs(tmp_path):
+    on_disk(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "images", elsewhere)
+    (elsewhere / CLASSES[0] / "x.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"elsewhere: .*x\.png cannot be read \(.*\); take it out"):
+        siftlens.audit(Untouched().eval(), tmp_path / "images", environment=elsewhere, **ON_DISK)
+    (elsewhere / CLASSES[0] / "x.png").unlink()
+    for path in sorted((elsewhere / CLASSES[1]).iterdir())[3:]:
+        path.unlink()
+    with pytest.raises(InputError, match=r"elsewhere holds \d+ images of .* and 3 of other classes, .* at least 32"):
+        siftlens.audit(Untouched().eval(), tmp_path / "images", environment=elsewhere, **ON_DISK)
 
 
 class Untouched(Leaning):

@@ -16,7 +16,7 @@ from siftlens.models.given import as_loaded
 PICTURES = pictures(60)
 
 
-def measured(model, there=None, neutral=None, images=PICTURES, donors=donors_of):
+def measured(model, there=None, neutral=None, images=PICTURES, donors=donors_of, most=256):
     source = open_images([picture.pixels for picture in images])
     loaded = as_loaded(model.eval(), source, None, None)
     blank = torch.zeros(1, 3, ROWS * SIDE, COLS * SIDE)
@@ -32,7 +32,7 @@ def measured(model, there=None, neutral=None, images=PICTURES, donors=donors_of)
             for part in (mine & carries, donors(there.mean(axis=1), ~carries, mine), ~mine & ~carries)
         ),
         logit=1,
-        most=256,
+        most=most,
         seed=0,
     )
 
@@ -73,8 +73,13 @@ def test_without_neutral_patches_any_others_are_the_control():
 
 def test_a_cue_that_fills_the_image_leaves_no_room():
     effects = measured(Leaning(), there=np.ones((60, ROWS * COLS), bool))
-    assert len(effects.images) == len(effects.transplant) == 0
+    assert len(effects.images) == len(effects.transplant) == effects.room == 0
     assert effects.passes == 0
+
+
+def test_room_is_a_share_of_all_that_carry_the_cue_however_few_are_tested():
+    effects = measured(Leaning(on_object=0, on_cue=2), most=5)
+    assert len(effects.images) == 5 and effects.room == 1
 
 
 def test_what_other_classes_show_is_no_effect_of_the_cue():

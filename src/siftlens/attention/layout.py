@@ -63,7 +63,13 @@ def layout_of(trial: Trial) -> TokenLayout:
 
 
 def given_grid(trial: Trial, grid: PatchGrid) -> TokenLayout:
-    """The layout for a grid that the caller vouches for: what stands before the patches is still found."""
+    """The layout for a grid that the caller vouches for: what stands before the patches is still found.
+
+    Raises:
+        InputError: the grid does not cover the images.
+    """
+    if trial.images is not None:
+        grid.expect_covers(*trial.images.shape[-2:])
     call, where = trial.first_attention(None if trial.images is None else trial.images[:1])
     prefix = call.shape[3] - grid.patches
     if prefix < 0:

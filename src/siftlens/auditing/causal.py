@@ -40,7 +40,8 @@ class Effects:
     """Effects on single images, in units of the margin; positive where the cue speaks for its class.
 
     Attributes:
-        images: places of the images of the class that carry the cue and leave room for a control.
+        images: places of the images of the class that carry the cue and leave room for a control, those tested.
+        room: share of those that carry it which leave that room; 0 where none carries it.
         removal: margin without as many neutral patches, minus margin without the cue's.
         swap: margin with the cue of another image, minus margin with patches from an image that does not carry it; NaN
             where no other image has the cue at the same places.
@@ -50,6 +51,7 @@ class Effects:
     """
 
     images: Int[np.ndarray, " image"]
+    room: float
     removal: Float[np.ndarray, " image"]
     swap: Float[np.ndarray, " image"]
     receiving: Int[np.ndarray, " other"]
@@ -83,7 +85,8 @@ def measure_cue(
     """
     reader = bench.reader
     tests = _Tests(reader, bench.access, bench.layout.grid, there, neutral, logit, seed)
-    images = carrying[[tests.cut(image) is not None for image in carrying.tolist()]][:most]
+    fit = np.array([tests.cut(image) is not None for image in carrying.tolist()], bool)
+    images, room = carrying[fit][:most], float(fit.mean()) if len(fit) else 0.0
     removal = np.zeros(len(images))
     for part in tests.parts(images):
         removal[part] = tests.removed(images[part])
@@ -98,7 +101,7 @@ def measure_cue(
     for start in range(0, len(receiving), reader.batch_size):
         here = slice(start, start + reader.batch_size)
         transplant[here] = tests.transplanted(receiving[here], sources[here])
-    return Effects(images, removal, swap, receiving, transplant, tests.passes)
+    return Effects(images, room, removal, swap, receiving, transplant, tests.passes)
 
 
 def donors_of(

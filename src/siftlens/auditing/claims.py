@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from siftlens.auditing.candidates import Candidate
 from siftlens.auditing.causal import Effects
 from siftlens.auditing.inference import association_p, effects_p
+from siftlens.auditing.outside import Elsewhere
 from siftlens.auditing.sample import Sample
 from siftlens.auditing.sight import Seen
 from siftlens.auditing.tables import cue_row
@@ -26,6 +27,7 @@ def claims(
     cues: Sequence[Candidate],
     there: Sequence[Bool[np.ndarray, "image patch"]],
     trials: Sequence[Trial],
+    elsewhere: Elsewhere | None,
     properties: pd.DataFrame,
     medians: Float[np.ndarray, " class"],
     grid: PatchGrid,
@@ -39,6 +41,7 @@ def claims(
         cues: that were tried.
         there: where each is.
         trials: of each.
+        elsewhere: what is in another environment; None without one.
         properties: of whole images, as `screen` has them.
         medians: margin of each class.
         grid: the patches.
@@ -69,9 +72,9 @@ def claims(
             dependence=_weaker(effect) / median,
             p_harm=min(1.0, harm.p * len(cues)),
             off_object=trial.off_object,
-            lift_elsewhere=trial.lift_elsewhere,
+            lift_elsewhere=elsewhere.lift(cue, label) if elsewhere else None,
             explained=_explained(properties, label, effect, median),
-            has_control=bool(len(effect.images) >= _TESTABLE * mine.sum()),
+            has_control=effect.room >= _TESTABLE,
         )
         row = cue_row(cue, label, effect, median, harm, evidence, float(z[i]), place[mine], grid)
         rows.append(row | {"verdict": verdict_of(evidence), "place": i})

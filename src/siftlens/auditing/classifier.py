@@ -31,9 +31,10 @@ def match_logits(model: LoadedModel, labels: Sequence[str], logits: int) -> Int[
         return np.array([int(label) for label in labels])
     if len(labels) == logits and model.classes is None:
         return np.arange(logits)
+    unknown = [label for label in labels if label not in (model.classes or ())]
     known = f"classes {', '.join(model.classes[:3])}, ..." if model.classes else f"{logits} outputs"
     raise InputError(
-        f"the labels {', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''} do not match the model's {known}; "
+        f"the labels {', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''} do not match the model's {known}; "
         "name the folders after the classes or their indices, or pass probe=True (--probe) for a model without a head"
     )
 

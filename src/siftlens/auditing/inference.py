@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 DRAWS = 2000
+_AT_ONCE = 200  # draws, or images: all at once would be gigabytes for many images
 _CONFIDENCE = 0.95
 
 
@@ -34,10 +35,14 @@ def association_p(
     The null draws permute the labels.
     """
     ranks = stats.rankdata(values, axis=0)
-    random = np.random.default_rng((seed, 1))
-    drawn = np.stack([labels, *(random.permutation(labels) for _ in range(DRAWS))], axis=1)
-    z = np.stack([_standardised(ranks[:, [j]], drawn == label)[0] for j, label in enumerate(classes)])
-    return z[:, 0], _adjusted(z)
+    random, short = np.random.default_rng((seed, 1)), labels.astype(np.int32)
+    z = []
+    for start in range(0, DRAWS + 1, _AT_ONCE):
+        draws = range(start, min(start + _AT_ONCE, DRAWS + 1))
+        drawn = np.stack([random.permutation(short) if draw else short for draw in draws], axis=1)
+        z.append(np.stack([_standardised(ranks[:, [j]], drawn == label)[0] for j, label in enumerate(classes)]))
+    every = np.concatenate(z, axis=1)
+    return every[:, 0], _adjusted(every)
 
 
 def effects_p(
@@ -53,7 +58,10 @@ def effects_p(
         seed: of the draws.
     """
     random = np.random.default_rng((seed, 2))
-    signs = np.where(random.random((images, DRAWS + 1)) < 0.5, -1.0, 1.0)
+    signs = np.ones((images, DRAWS + 1), np.int8)
+    for start in range(0, images, _AT_ONCE):
+        here = signs[start : start + _AT_ONCE]
+        here[random.random(here.shape) < 0.5] = -1
     signs[:, 0] = 1
     t = np.full((len(effects), DRAWS + 1), -np.inf)
     for row, (index, values) in zip(t, effects, strict=True):

@@ -1,21 +1,24 @@
 """Knowledge from outside that can confirm a cue as spurious: masks of the objects, or a second environment."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from PIL import ExifTags, Image
 
-from siftlens.auditing.bench import Bench
+from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.candidates import Candidate
 from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.core import InputError
-from siftlens.data import ImageRef, Unreadable, open_images
+from siftlens.data import ImageRef, Preprocessing, Unreadable, decode, open_images
 from siftlens.patchmaps import mask_file, object_share
 
 _MASKED = 64  # images that are looked at
+_FEWEST = 32  # images of a class, and of the others, that another environment must hold: a lift is then told to 0.15
+_SEEN = 8  # images there that must have a cue
 
 
 def expect_masks(masks: Path, refs: Iterable[ImageRef]) -> None:
@@ -77,33 +80,74 @@ def off_object(
     return float(np.mean(outside))
 
 
-def lift_elsewhere(
-    environment: Path | None,
-    bench: Bench,
-    vocabulary: Vocabulary,
-    candidate: Candidate,
-    names: tuple[str, ...],
-) -> float | None:
-    """Chance that an image of the cue's class has more of the cue than one of another class, in another environment.
+def expect_environment(environment: Path, names: Iterable[str], preprocessing: Preprocessing) -> tuple[ImageRef, ...]:
+    """The images of another environment, refused where they could tell nothing.
+
+    Args:
+        environment: folder of images in a folder per class.
+        names: of the classes that are tested.
+        preprocessing: of the model.
 
     Raises:
-        InputError: the environment lacks the class, or has no other.
+        InputError: it holds too few images of a class or of the others, or one that cannot be read.
     """
-    if environment is None:
-        return None
-    refs = list(open_images(environment))
-    elsewhere = replace(bench.reader, refs=refs)
-    shares = []
-    for batch in elsewhere.batches(np.arange(len(refs))):
-        words = vocabulary.words(batch.pixels, bench.run(batch.x)[1])[candidate.kind]
-        shares.append(candidate.patches(words).mean(axis=1))
-    share, mine = np.concatenate(shares), np.array([ref.group == names[candidate.label] for ref in refs])
-    if mine.all() or not mine.any():
-        raise InputError(
-            f"{environment} must hold images of {names[candidate.label]} and of another class, in folders so named"
-        )
-    higher = (share[mine][:, None] > share[~mine]).mean()
-    return float(higher + (share[mine][:, None] == share[~mine]).mean() / 2)
+    refs = tuple(open_images(environment))
+    for ref in refs:
+        try:
+            decode(ref, preprocessing)
+        except Unreadable as error:
+            raise InputError(f"{environment}: {ref.identity} cannot be read ({error}); take it out") from error
+    for name in names:
+        mine = sum(ref.group == name for ref in refs)
+        if min(mine, len(refs) - mine) < _FEWEST:
+            raise InputError(
+                f"{environment} holds {mine} images of {name} and {len(refs) - mine} of other classes, in folders so "
+                f"named; expected at least {_FEWEST} of each, for fewer tell nothing of a cue"
+            )
+    return refs
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is in another environment.
+
+    Attributes:
+        labels: class of each image.
+        words: of every patch, by kind.
+    """
+
+    labels: Shaped[np.ndarray, " image"]
+    words: dict[str, Int[np.ndarray, "image patch"]]
+
+    def lift(self, cue: Candidate, name: str) -> float | None:
+        """Chance that an image of the cue's class has more of the cue than one of another class.
+
+        Args:
+            cue: the cue.
+            name: of its class.
+
+        Returns:
+            That chance; None where hardly an image has the cue at all.
+        """
+        there = cue.patches(self.words[cue.kind])
+        if cue.carried(there).sum() < _SEEN:
+            return None
+        share, mine = there.mean(axis=1), self.labels == name
+        higher, same = (compare(share[mine][:, None], share[~mine]).mean() for compare in (np.greater, np.equal))
+        return float(higher + same / 2)
+
+
+def look_elsewhere(each: Each, refs: Sequence[ImageRef], vocabulary: Vocabulary, batch_size: int) -> Elsewhere:
+    """Look for the words in the images of another environment, a forward pass for each."""
+    batches = (refs[start : start + batch_size] for start in range(0, len(refs), batch_size))
+    found = list(each(partial(_words, refs=batch, vocabulary=vocabulary) for batch in batches))
+    words = {kind: np.concatenate([of_batch[kind] for of_batch in found]) for kind in vocabulary.codebooks}
+    return Elsewhere(np.array([ref.group for ref in refs]), words)
+
+
+def _words(bench: Bench, refs: Sequence[ImageRef], vocabulary: Vocabulary) -> dict[str, Int[np.ndarray, "image patch"]]:
+    (batch,) = replace(bench.reader, refs=refs).batches(np.arange(len(refs)))
+    return vocabulary.words(batch.pixels, bench.run(batch.x)[1])
 
 
 def _mask(masks: Path, ref: ImageRef) -> Path:

@@ -17,7 +17,7 @@ from siftlens.auditing.claims import claims
 from siftlens.auditing.classifier import match_logits, with_probe
 from siftlens.auditing.gallery import take_gallery
 from siftlens.auditing.margins import logits_of
-from siftlens.auditing.outside import expect_masks
+from siftlens.auditing.outside import Elsewhere, expect_environment, expect_masks, look_elsewhere
 from siftlens.auditing.reader import Reader
 from siftlens.auditing.remembered import remembered
 from siftlens.auditing.results import AuditResult
@@ -30,7 +30,7 @@ from siftlens.auditing.tokens import TokenAccess
 from siftlens.auditing.trials import try_cues
 from siftlens.auditing.vocabulary import Vocabulary, fit_vocabulary
 from siftlens.core import InputError
-from siftlens.data import ImageSource
+from siftlens.data import ImageRef, ImageSource
 from siftlens.engine import Engine
 from siftlens.interrelation.provenance import hardware, versions
 from siftlens.models import LoadedModel
@@ -72,6 +72,10 @@ class Run:
             # Which images of a class that is tested carry a cue would be known in the middle of the trials.
             tested = ~self.sample.discover & np.isin(self.sample.labels, enough(self.sample))
             expect_masks(settings.masks, [self.sample.refs[place] for place in np.flatnonzero(tested)])
+        self._environment: tuple[ImageRef, ...] = ()
+        if settings.environment is not None:
+            names = [self.sample.names[label] for label in enough(self.sample)]
+            self._environment = expect_environment(settings.environment, names, model.preprocessing)
         self.numbers = {
             "siftlens": __version__,
             **model.numbers(),
@@ -118,11 +122,11 @@ class Run:
             found = [candidate for candidate in found if medians[candidate.label] > 0]
             properties, passes = screen(each, sample, self.logit, medians, settings.seed)
             self.passes += passes
+            elsewhere = self._elsewhere(vocabulary, each)
             left = BUDGET * len(sample.refs) - self.passes
             trials = try_cues(
                 each,
                 sample,
-                vocabulary,
                 seen.words,
                 found,
                 self.logit,
@@ -131,7 +135,7 @@ class Run:
                 lambda done: self.progress("cues", done, len(found)),
             )
         there = [candidate.patches(seen.words[candidate.kind]) for candidate in found]
-        rows = claims(sample, seen, found, there, trials, properties, medians, grid, settings.seed)
+        rows = claims(sample, seen, found, there, trials, elsewhere, properties, medians, grid, settings.seed)
         cues = ranked(rows)
         images = image_table(sample, seen.answers, seen.margins, rows, there)
         counted = self.passes + sum(trial.effects.passes for trial in trials)
@@ -199,6 +203,12 @@ class Run:
         )
         self.passes += seen.passes
         return seen
+
+    def _elsewhere(self, vocabulary: Vocabulary, each: Each) -> Elsewhere | None:
+        if not self._environment:
+            return None
+        self.passes += len(self._environment)
+        return look_elsewhere(each, self._environment, vocabulary, self.settings.batch_size)
 
     def _probed(self, model: LoadedModel) -> LoadedModel:
         reader = Reader(model, self.sample.refs, self.settings.batch_size)

@@ -10,10 +10,9 @@ from jaxtyping import Bool, Int
 from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.candidates import Candidate
 from siftlens.auditing.causal import Effects, donors_of, measure_cue
-from siftlens.auditing.outside import lift_elsewhere, off_object
+from siftlens.auditing.outside import off_object
 from siftlens.auditing.sample import Sample
 from siftlens.auditing.settings import AuditSettings
-from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.interrelation.randomness import stream
 
 
@@ -24,12 +23,10 @@ class Trial:
     Attributes:
         effects: of interventions.
         off_object: share of it that lies outside the objects; None where that is not known.
-        lift_elsewhere: chance that an image of its class has more of it, in another environment; None without one.
     """
 
     effects: Effects
     off_object: float | None
-    lift_elsewhere: float | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,6 @@ class _Case:
 def try_cues(
     each: Each,
     sample: Sample,
-    vocabulary: Vocabulary,
     words: dict[str, Int[np.ndarray, "image patch"]],
     cues: Sequence[Candidate],
     logit: Int[np.ndarray, " class"],
@@ -73,7 +69,6 @@ def try_cues(
     Args:
         each: does it.
         sample: the images.
-        vocabulary: of the words.
         words: of every patch, by kind.
         cues: what is tried.
         logit: index of the logit of each class.
@@ -85,8 +80,6 @@ def try_cues(
         partial(
             _try,
             case=_case(sample, cue, words[cue.kind], int(logit[cue.label]), most, settings.seed),
-            vocabulary=vocabulary,
-            names=sample.names,
             settings=settings,
         )
         for cue in cues
@@ -113,7 +106,7 @@ def _case(
     return _Case(cue, there, cue.neutral(words), carrying, donors, receiving, logit, most)
 
 
-def _try(bench: Bench, case: _Case, vocabulary: Vocabulary, names: tuple[str, ...], settings: AuditSettings) -> Trial:
+def _try(bench: Bench, case: _Case, settings: AuditSettings) -> Trial:
     effects = measure_cue(
         bench,
         case.there,
@@ -128,5 +121,4 @@ def _try(bench: Bench, case: _Case, vocabulary: Vocabulary, names: tuple[str, ..
     return Trial(
         effects,
         off_object(settings.masks, bench, np.sort(case.carrying), case.there),
-        lift_elsewhere(settings.environment, bench, vocabulary, case.cue, names),
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from siftlens.auditing.tables import RELIED_ON
 from siftlens.report.audit_findings import by_class, verdict
+from siftlens.report.audit_words import p_value
 from siftlens.study import Audit
 
 _MEANING = {
@@ -39,8 +40,9 @@ def audited(audit: Audit, out: Path) -> str:
         if not rows.empty:
             lines.append(f"{rung.capitalize()} ({meaning}):")
             lines += [
-                f"  {row.cue}: {row.dependence:.0%} of the class's median margin (adjusted p {row.p:.3f}, n = {row.n})"
-                for row in rows.itertuples()
+                f"  {row['cue']}: {row['dependence']:.0%} of the class's median margin "
+                f"(adjusted {_plain(p_value(row['p']))}, n = {row['n']})"
+                for row in rows.to_dict("records")
             ]
     if relied.empty:
         lines.append("No set of patches was found that the classifier relies on.")
@@ -52,3 +54,8 @@ def audited(audit: Audit, out: Path) -> str:
             for row in properties.itertuples()
         ]
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """With spaces that a terminal may break at."""
+    return text.replace("\u00a0", " ")

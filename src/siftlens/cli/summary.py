@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from siftlens.interrelation.inference import LEAST_IMAGES
 from siftlens.study import Study
 
 _SHOWN = 5
@@ -38,6 +39,8 @@ def _effects(heads: pd.DataFrame) -> list[str]:
     small = len(clear) - len(relevant)
     if pull["effect"].isna().all():
         return ["No effect can be told: without a second image there is no null."]
+    if pull["p"].isna().all():
+        return [f"No effect can be told from chance: that takes {LEAST_IMAGES} images or more."]
     if relevant.empty:
         lines = [
             f"None of {len(pull)} heads pulls toward or away from keypoints by 0.1 SD or more (q < 0.05).",

@@ -52,6 +52,23 @@ class PatchGrid:
         """Width of the image that the grid covers, px."""
         return self.cols * self.patch_width
 
+    def expect_covers(self, height: int, width: int) -> None:
+        """Refuse images of another size.
+
+        Args:
+            height: of the images, px.
+            width: of the images, px.
+
+        Raises:
+            InputError: the grid covers more, or leaves more than an incomplete patch at the lower and right border,
+                which a convolution may leave unseen.
+        """
+        if not (0 <= height - self.height < self.patch_height and 0 <= width - self.width < self.patch_width):
+            raise InputError(
+                f"the grid covers {self.width}x{self.height} px, but the model sees {width}x{height} px; give the grid "
+                "of this input size"
+            )
+
     def locate(self, x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]) -> Int[np.ndarray, " point"]:
         """Index of the patch that holds each point (x, y), px; -1 where the point lies outside the grid.
 

@@ -20,8 +20,9 @@ SIGNIFICANT = 0.05
 RELEVANT = 0.1
 # Standard errors are no less than this: float32 attention is not more exact.
 _ROUNDING = 1e-6
-# An interval needs this share of replicates to be defined: a level that fewer than 3 images have gets none.
+# An interval needs this share of replicates to be defined, and so many images: of 3, 5 % of the replicates hold none.
 _DEFINED = 0.95
+LEAST_IMAGES = 4
 _UNITS = {
     "semantic_pull": "SD",
     "partial_pull": "SD",
@@ -219,12 +220,12 @@ def infer(
         freedom: degrees of freedom of Student's t.
 
     Returns:
-        (estimate, se, low, high, p), NaN where too few replicates are defined or no freedom is left.
+        (estimate, se, low, high, p), NaN where too few replicates are defined or too few images are left.
     """
     estimate, drawn = replicates[0], replicates[1:]
     defined = np.isfinite(drawn)
     count = defined.sum(axis=0)
-    known = (count >= _DEFINED * len(drawn)) & (freedom >= 1) & np.isfinite(estimate)
+    known = (count >= _DEFINED * len(drawn)) & (freedom >= LEAST_IMAGES - 1) & np.isfinite(estimate)
     mean = np.where(defined, drawn, 0).sum(axis=0) / np.maximum(count, 1)
     squares = np.where(defined, drawn - mean, 0)
     se = np.sqrt(np.square(squares).sum(axis=0) / np.maximum(count - 1, 1))

@@ -43,14 +43,7 @@ class PrepareSettings:
     def __post_init__(self) -> None:
         if not callable(self.measure) and self.measure not in MEASURES:
             raise InputError(f"measure must be one of {', '.join(MEASURES)}, or a callable, got {self.measure!r}")
-        rest_down = self.preprocessing.height - self.grid.height
-        rest_right = self.preprocessing.width - self.grid.width
-        # A convolution may leave an incomplete patch at the lower and right border unseen.
-        if not (0 <= rest_down < self.grid.patch_height and 0 <= rest_right < self.grid.patch_width):
-            raise InputError(
-                f"the grid covers {self.grid.width}x{self.grid.height} px, but the model sees "
-                f"{self.preprocessing.width}x{self.preprocessing.height} px; give the grid of this input size"
-            )
+        self.grid.expect_covers(self.preprocessing.height, self.preprocessing.width)
 
 
 @dataclass(frozen=True)

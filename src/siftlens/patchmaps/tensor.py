@@ -22,6 +22,7 @@ def concentration(keypoints: Keypoints, grid: PatchGrid, measure: str = "count")
         float32, on the CPU.
 
     Raises:
-        InputError: another measure.
+        InputError: another measure, or a grid of another image size.
     """
+    grid.expect_covers(keypoints.height, keypoints.width)
     return torch.from_numpy(patch_weights(keypoints, grid, measure))

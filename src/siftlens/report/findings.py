@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from siftlens.interrelation.inference import RELEVANT, SIGNIFICANT
+from siftlens.interrelation.inference import LEAST_IMAGES, RELEVANT, SIGNIFICANT
 from siftlens.report.evidence import Estimate, Finding, PanelReader
 from siftlens.report.numbers import enumeration, layer_list
 from siftlens.report.panels import Panel
@@ -46,6 +46,9 @@ def findings(panels: Mapping[str, Panel], layers: Sequence[int], heads: Sequence
 def _overview(pull: PanelReader) -> list[Finding]:
     if not pull.total:
         return []
+    if not np.isfinite(pull.panel.q).any():
+        sentence = f"No head can be told from chance: that takes {LEAST_IMAGES} images or more."
+        return [Finding("Too few images", sentence, (), pull.key)]
     if not pull.cells(*CLEAR):
         sentence = (
             f"None of the {pull.total} heads pulls toward or away from keypoint-rich patches {MORE_THAN_NULL} "
