@@ -24,6 +24,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "audit-study.md"
 FOUND = 0.7  # AUROC from which a cue that is relied on counts as the planted one
 OFF = 0.75  # share of a cue's patches off the object from which relying on it is a false discovery in a null run
 STRONG = 0.9  # correlation from which the planted cue should be found
+DOSES = (0.5, 0.7, 0.9, 0.95, 1.0)  # correlations, each held against the next
 LEANS = 0.1  # accuracy that a model must lose on images against the cue, to count as leaning on it
 
 ENDS = {"low": -1, "high": 1}  # of an interval
@@ -33,12 +34,19 @@ Run = dict[str, Any]
 
 def main() -> None:
     runs = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
-    result = {"runs": len(runs), "found_from_auroc": FOUND, "claims": claims(runs), "table": table(runs)}
+    result = {
+        "runs": len(runs),
+        "found_from_auroc": FOUND,
+        "claims": claims(runs),
+        "table": table(runs),
+        "dose": dose(runs),
+    }
     print(save_result("audit", result))
     parts = {
         "audit-claims": claims_table(result["claims"]),
         "audit-aims": aims(result["claims"]),
         "audit-runs": runs_table(result["table"]),
+        "audit-dose": dose_table(result["dose"]),
     }
     for name, told in (("audit-ways", ways_table), ("audit-peers", peers_table)):
         path = RESULTS / f"{name}.json"
@@ -159,7 +167,6 @@ def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for (material, cue, correlation), group in itertools.groupby(sorted(runs, key=key), key):
         members = list(group)
         audits = [run["audits"]["all"] for run in members]
-        planted = [next((c for c in relied(run) if (c["auroc"] or 0) >= FOUND), {"dependence": 0.0}) for run in members]
         lines.append(
             {
                 "material": material,
@@ -173,12 +180,49 @@ def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "precision_at_3": mean(
                     [np.mean([(c["auroc"] or 0) >= FOUND for c in a["cues"][:3]]) for a in audits if a["cues"]]
                 ),
-                "dependence": mean([cue["dependence"] for cue in planted]),
+                "dependence": mean([dependence(run) for run in members]),
                 "misled_auroc": mean([audit["misled_auroc"] for audit in audits]),
                 "passes_per_image": mean([audit["passes_per_image"] for audit in audits]),
             }
         )
     return lines
+
+
+def dose(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """How the planted cue's dependence grows with the correlation, in models that differ in nothing else."""
+    lines = []
+    of_run = {(run["material"], run["cue"], run["correlation"], run["seed"]): dependence(run) for run in runs}
+    for material, cue in sorted({key[:2] for key in of_run}):
+        if cue in ("tint", "blur"):
+            continue
+        for low, high in itertools.pairwise(DOSES):
+            seeds = [
+                seed for *rest, seed in of_run if rest == [material, cue, low] and (material, cue, high, seed) in of_run
+            ]
+            grown = [of_run[material, cue, high, seed] - of_run[material, cue, low, seed] for seed in seeds]
+            if grown:
+                lines.append(
+                    {"material": material, "cue": cue, "from": low, "to": high, "mean": mean(grown)}
+                    | rate(value > 0 for value in grown)
+                )
+    return lines
+
+
+def dependence(run: Run) -> float:
+    """Of the first cue that is relied on and marks the planted one; 0 where there is none."""
+    return float(next((cue["dependence"] for cue in relied(run) if (cue["auroc"] or 0) >= FOUND), 0.0))
+
+
+def dose_table(lines: Sequence[dict[str, Any]]) -> str:
+    """Growth of the dependence, as Markdown."""
+    told = "| images | cue | correlation | models | growth of the dependence, mean | it grows (95 % interval) |\n"
+    told += "|---|---|---|---:|---:|---:|"
+    for line in lines:
+        where = "drawn" if line["material"] == "DrawnMaterial" else "real"
+        share = f"{line['hits']} of {line['runs']} ({100 * line['low']:.0f} to {100 * line['high']:.0f} %)"
+        told += f"\n| {where} | {line['cue']} | {line['from']:.2f} to {line['to']:.2f} | {line['runs']} "
+        told += f"| {line['mean']:+.2f} | {share} |"
+    return told
 
 
 def rate(hits: Iterable[bool]) -> dict[str, float | int]:
