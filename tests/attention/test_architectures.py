@@ -184,6 +184,18 @@ def test_bare_encoder_needs_the_grid():
         model(tokens)
 
 
+def test_a_grid_of_another_image_size_is_refused():
+    model, images = model_of(ZOO["timm-siglip"]), images_for(ZOO["timm-siglip"])
+    grid = find_layout(model, images).grid
+    wrong = siftlens.PatchGrid(grid.rows, grid.cols, grid.patch_height // 2, grid.patch_width)
+    with (
+        torch.no_grad(),
+        pytest.raises(siftlens.InputError, match=r"the grid covers \d+x\d+ px, but the model sees \d+x\d+ px"),
+        siftlens.read_attention(model, torch.ones(grid.patches, 1), grid=wrong),
+    ):
+        model(images)
+
+
 @pytest.mark.parametrize("name", ["timm-siglip", "hf-siglip"])
 def test_pooling_head_is_read_apart(name):
     model, images = model_of(ZOO[name]), images_for(ZOO[name])

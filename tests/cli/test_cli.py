@@ -105,6 +105,15 @@ Only 13 images stand behind the null: read this as a preview\.
 )
 
 
+def test_of_too_few_images_nothing_is_told_from_chance(place):
+    result = analyze("--limit", 3)
+    assert result.exit_code == 0
+    assert "\nNo effect can be told from chance: that takes 4 images or more.\n" in result.stdout
+    page = Path("out/index.html").read_text()
+    assert "No head can be told from chance: that takes 4 images or more." in page
+    assert "reaches furthest" not in page
+
+
 def test_a_mistyped_path_is_told_before_the_model_is_loaded(place):
     Path("model.py").write_text("def make():\n    raise AssertionError('loaded')\n")
     result = analyze(images="fotos")

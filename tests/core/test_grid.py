@@ -57,6 +57,15 @@ def test_sizes_must_be_positive_integers(name: str, bad: int):
         PatchGrid(**sizes)
 
 
+def test_a_grid_covers_its_image_but_for_an_incomplete_patch():
+    grid = PatchGrid(3, 5, 7, 11)
+    for height, width in ((21, 55), (27, 65)):
+        grid.expect_covers(height, width)
+    for height, width in ((20, 55), (28, 55), (21, 54), (21, 66)):
+        with pytest.raises(InputError, match=f"the grid covers 55x21 px, but the model sees {width}x{height} px; give"):
+            grid.expect_covers(height, width)
+
+
 @pytest.mark.parametrize(("class_tokens", "registers"), [(0, 0), (1, 0), (2, 0), (1, 4)])
 def test_the_prefix_stands_before_the_patches(class_tokens: int, registers: int):
     layout = TokenLayout(GRID, class_tokens, registers)

@@ -241,8 +241,8 @@ def test_a_level_that_two_images_have_gets_a_value_and_no_interval():
     assert corner.level_lift.notnull().all() and corner.level_lift_low.isnull().all()
 
 
-def test_two_images_get_no_interval_and_four_do():
-    for images, known in ((2, False), (4, True)):
+def test_three_images_get_no_interval_and_four_do():
+    for images, known in ((2, False), (3, False), (4, True)):
         heads = finalize(sums_of(record_of(images=images))).heads
         row = cell(heads, 0, 0, "semantic_pull")
         assert math.isfinite(row.effect) and math.isfinite(row.p) is known and math.isfinite(row.low) is known

@@ -89,6 +89,12 @@ def test_a_footprint_has_unit_mass_wherever_it_lies():
     assert np.isfinite(weights).all()
 
 
+def test_a_grid_of_another_image_size_is_refused():
+    keypoints = points([4.0], [4.0])
+    with pytest.raises(InputError, match=r"the grid covers \d+x\d+ px, but the model sees \d+x\d+ px"):
+        concentration(keypoints, PatchGrid(1, 1, 7, 11))
+
+
 def test_another_measure_is_refused():
     with pytest.raises(InputError, match="measure must be one of count, response, footprint, or a callable, got 'sum'"):
         patch_weights(points([1.0], [1.0]), GRID, "sum")
