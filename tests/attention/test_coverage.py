@@ -164,10 +164,10 @@ def test_text_encoder_is_refused():
 
 def test_a_grid_that_the_tokens_do_not_fit():
     model = model_of(ZOO["timm-vit"])
-    with pytest.raises(siftlens.CaptureError, match="attention over 16 keys, but the grid has 35 patches"):
-        read(model, images(), grid=siftlens.PatchGrid(5, 7, 4, 4))
+    with pytest.raises(siftlens.CaptureError, match="attention over 16 keys, but the grid has 60 patches"):
+        read(model, images(), grid=siftlens.PatchGrid(6, 10, 2, 2))
     with pytest.raises(siftlens.CaptureError, match="10 tokens stand before the patches"):
-        read(model, images(), grid=siftlens.PatchGrid(2, 3, 4, 4))
+        read(model, images(), grid=siftlens.PatchGrid(3, 2, 4, 10))
 
 
 def test_image_borders_that_reach_no_token():
