@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from math import prod
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from siftlens.interrelation.bootstrap import REPLICATES
@@ -98,7 +99,7 @@ class Accumulator:
         even = record.level_count / record.level_count.sum(axis=1, keepdims=True).clip(min=1)
         even = even[:, None, None, None]
         self.images[:] += weights.sum(axis=1)
-        self.level_count[:] += weights @ record.level_count
+        _add(self.level_count, weights, record.level_count)
         _add(self.tested, weights, np.where(defined, own[..., 0], 0))
         _add(self.tested_count, weights, defined)
         _add(self.mirrors, weights, np.where(defined, mirrors.mean(axis=-1), 0))
@@ -146,7 +147,9 @@ _SUMS = tuple(field.name for field in fields(Accumulator) if field.name not in (
 def _add(sums: np.ndarray, weights: Float[np.ndarray, "replicate image"], values: np.ndarray) -> None:
     """Add sum_i w_i x_i to the sums of every replicate."""
     flat = sums.reshape(len(sums), prod(sums.shape[1:]))
-    flat += weights @ values.reshape(len(values), flat.shape[1]).astype(np.float64)
+    terms = values.reshape(len(values), flat.shape[1]).astype(np.float64)
+    # By PyTorch: threads of NumPy's own would spin for a while after each product, on cores that detect.
+    torch.from_numpy(flat).addmm_(torch.from_numpy(weights), torch.from_numpy(terms))
 
 
 def _shares(weights: Float[np.ndarray, "replicate image null"]) -> Float[np.ndarray, "replicate image null"]:

@@ -1,5 +1,6 @@
 """One batch through the model: pixels in, statistics of every layer out."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,21 @@ from siftlens.interrelation.channels import MapBatch
 from siftlens.interrelation.statistics import BatchRecord, LayerRecord, layer_record, stack_records
 
 OUTLIER = 3.0  # times the median norm of the image's patch tokens: artefact tokens lie far beyond
+_STRIP = 2**15  # pixels
+
+
+class Scratch:
+    """Memory for one array at a time, kept for the next: new memory costs more to touch than to fill."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.float32)  # NumPy asks for huge pages, PyTorch does not
+
+    def array(self, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+        """An array of any content; what was handed out before must no longer be needed."""
+        size = math.prod(shape)
+        if self._memory.size < size:
+            self._memory = np.empty(size, np.float32)
+        return self._memory[:size].reshape(shape)
 
 
 def to_input(
@@ -24,18 +40,29 @@ def to_input(
     normalization: Normalization | None,
     device: torch.device | str,
     dtype: torch.dtype,
+    scratch: Scratch | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """The tensor that a model sees: in [0, 1], normalised, on its device and of its type."""
+    """The tensor that a model sees: in [0, 1], normalised, on its device and of its type.
+
+    Args:
+        pixels: of the images.
+        normalization: that the model wants; None for one that normalises by itself.
+        device: of the model.
+        dtype: of the model.
+        scratch: memory that the tensor may lie in, whose next user overwrites it; new memory without.
+    """
     # A byte has 256 values, so that they are normalised once, and pixels looked up, in one pass through memory.
     table = torch.arange(256, dtype=torch.float32).div_(255).repeat(3, 1)
     if normalization is not None:
         mean, std = (torch.tensor(values)[:, None] for values in (normalization.mean, normalization.std))
         table.sub_(mean).div_(std)
     lookup = np.ascontiguousarray(table.T.numpy())[None]
-    # Of NumPy, which asks for huge pages: a new one of PyTorch's costs more to touch than to fill.
-    planes = np.empty((len(pixels), 3, *pixels[0].shape[:2]), np.float32)
+    planes = (scratch or Scratch()).array((len(pixels), 3, *pixels[0].shape[:2]))
+    # In strips that stay in the cache, and for which OpenCV starts no threads: idle, they spin on others' cores.
+    rows = max(1, _STRIP // pixels[0].shape[1])
     for image, channels in zip(pixels, planes, strict=True):
-        cv2.split(cv2.LUT(image, lookup), list(channels))
+        for top in range(0, len(image), rows):
+            cv2.split(cv2.LUT(image[top : top + rows], lookup), list(channels[:, top : top + rows]))
     return torch.from_numpy(planes).to(device, dtype)
 
 

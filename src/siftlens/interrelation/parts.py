@@ -1,7 +1,7 @@
 """What one chunk of images adds to an analysis: the model's part of the work, wherever it is done."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from siftlens.core import TokenLayout
 from siftlens.core.memory import give_back_memory
 from siftlens.interrelation.channels import map_batch
 from siftlens.interrelation.clock import Clock
-from siftlens.interrelation.forward import outlier_patches, read_batch, to_input
+from siftlens.interrelation.forward import Scratch, outlier_patches, read_batch, to_input
 from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.reference import z_map
 from siftlens.interrelation.settings import Settings
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Reader:
-    """Runs the model on a chunk of images. Has no state: the same images give the same part, in any process.
+    """Runs the model on a chunk of images. The same images give the same part, in any process.
 
     Args:
         model: the model.
@@ -51,6 +51,7 @@ class Reader:
     layout: TokenLayout
     settings: Settings
     pool: Pool
+    _scratch: Scratch = field(default_factory=Scratch, init=False, repr=False, compare=False)
 
     def __call__(self, chunk: Sequence[Prepared | Quarantined]) -> Part:
         """The part of one chunk.
@@ -72,7 +73,8 @@ class Reader:
         settings, model, grid = self.settings, self.model, self.layout.grid
         keep = None
         with clock("model"):
-            x = to_input([image.pixels for image in images], model.normalization, model.device, model.dtype)
+            pixels = [image.pixels for image in images]
+            x = to_input(pixels, model.normalization, model.device, model.dtype, self._scratch)
             if settings.exclude_outliers:
                 keep = ~outlier_patches(model.module, x, self.layout).reshape(-1, grid.rows, grid.cols)
         with clock("maps"):

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from loky import ProcessPoolExecutor
 
 from siftlens.core import SiftlensError
+from siftlens.patchmaps.parcels import Parcel, Shelf, pack, unpack
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -61,7 +63,7 @@ def in_order(
     tasks = iter(tasks)
     deaths = 0
     pool = _Pool(work, workers, initializer, initargs)
-    under_way: deque[tuple[Task, Future[Done] | None]] = deque()  # None: lost with a process, to be done again alone
+    under_way: deque[tuple[Task, Future[Parcel] | None]] = deque()  # None: lost with a process, to be done again alone
     try:
         while True:
             if all(future is not None for _, future in under_way):
@@ -70,7 +72,7 @@ def in_order(
                 return
             task, future = under_way.popleft()
             try:
-                result = future.result() if future is not None else pool.submit(task).result()
+                parcel = (pool.submit(task) if future is None else future).result()
             except BrokenProcessPool as error:
                 deaths += 1
                 if deaths == _DEATHS:
@@ -86,12 +88,17 @@ def in_order(
                     under_way = deque((task, None if _lost(future) else future) for task, future in lost)
             else:
                 deaths = 0
+                try:
+                    result = unpack(parcel)
+                except FileNotFoundError:  # somebody cleaned shared memory up: a logout may
+                    under_way.appendleft((task, None))
+                    continue
                 yield result
     finally:
         pool.kill()
 
 
-def _lost(future: "Future[Done] | None") -> bool:
+def _lost(future: "Future[Parcel] | None") -> bool:
     """Whether the process died before the task was done; asked once the pool is dead."""
     return future is None or isinstance(future.exception(), BrokenProcessPool)
 
@@ -115,6 +122,10 @@ def _begin(initializer: Callable[..., None], *initargs: object) -> None:
     gc.freeze()  # loky may collect garbage once a second: what is loaded by now need not be gone through every time
 
 
+def _do(work: Callable[[Task], object], task: Task, folder: Path | None) -> Parcel:
+    return pack(work(task), folder)
+
+
 class _Pool(Generic[Task, Done]):
     """Worker processes that can be had anew."""
 
@@ -127,25 +138,26 @@ class _Pool(Generic[Task, Done]):
     ):
         self._work = work
         self._new: Any = partial(ProcessPoolExecutor, workers, initializer=_begin, initargs=(initializer, *initargs))
-        self._executor = self._make()
+        self._start()
 
-    def _make(self) -> Any:
+    def _start(self) -> None:
         with _without_interrupts():  # a lock half made would be complained about at the end
-            return self._new()
+            self._shelf, self._executor = Shelf(), self._new()
 
-    def submit(self, task: Task) -> "Future[Done]":
+    def submit(self, task: Task) -> "Future[Parcel]":
         try:
             with _without_interrupts():
-                submitted: Future[Done] = self._executor.submit(self._work, task)
+                submitted: Future[Parcel] = self._executor.submit(_do, self._work, task, self._shelf.folder)
             return submitted
         except BrokenProcessPool as error:  # it died since the last submission; said where results are awaited
-            future: Future[Done] = Future()
+            future: Future[Parcel] = Future()
             future.set_exception(error)
             return future
 
     def restart(self) -> None:
         self.kill()
-        self._executor = self._make()
+        self._start()
 
     def kill(self) -> None:
         self._executor.shutdown(wait=True, kill_workers=True)
+        self._shelf.clear()

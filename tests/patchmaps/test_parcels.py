@@ -1,0 +1,121 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siftlens.patchmaps import parcels
+from siftlens.patchmaps.parcels import Shelf, pack, unpack
+from siftlens.patchmaps.workers import in_order
+
+LARGE = np.arange(3 * 40_000, dtype=np.uint8).reshape(3, 40_000)
+SMALL = np.arange(7.0)
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path, monkeypatch):
+    """What shared memory holds; a folder of files stands in for it, which nobody else uses."""
+    monkeypatch.setattr(parcels, "_SHARED_MEMORY", tmp_path)
+    return lambda: list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def shelf(memory):
+    shelf = Shelf()
+    yield shelf
+    shelf.clear()
+
+
+def expect_same(result):
+    small, large, word = result
+    assert word == "word"
+    np.testing.assert_array_equal(small, SMALL)
+    np.testing.assert_array_equal(large, LARGE)
+
+
+def test_large_arrays_go_through_shared_memory_and_leave_nothing_there(shelf):
+    parcel = pack((SMALL, LARGE, "word"), shelf.folder)
+    (file,) = parcel.files
+    assert file.stat().st_size == LARGE.nbytes
+    assert len(parcel.pickled) < 1000
+    assert list(shelf.folder.iterdir()) == [file]
+    result = unpack(pickle.loads(pickle.dumps(parcel)))
+    expect_same(result)
+    assert not list(shelf.folder.iterdir())
+    result[1][0, 0] = 9  # it can be written to, as any other array
+    assert result[1][0, 0] == 9
+
+
+@pytest.mark.parametrize("why", ["no shared memory", "full"])
+def test_without_room_the_pipe_takes_them(why, shelf, monkeypatch):
+    def full(path: Path, array: memoryview) -> None:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    parcel = pack((SMALL, LARGE, "word"), None if why == "no shared memory" else shelf.folder)
+    assert parcel.files == ()
+    assert not list(shelf.folder.iterdir())
+    expect_same(unpack(parcel))
+
+
+def test_a_system_without_shared_memory_has_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(parcels, "_SHARED_MEMORY", tmp_path / "missing")
+    shelf = Shelf()
+    assert shelf.folder is None
+    shelf.clear()
+
+
+def results(tasks):
+    def work(number: int) -> np.ndarray:
+        return np.full(100_000, number)
+
+    return in_order(work, tasks, workers=1, window=3, initializer=int, initargs=())
+
+
+def test_what_somebody_else_cleans_up_is_made_again(memory):
+    made = results(range(5))
+    assert next(made)[0] == 0
+    (folder,) = memory()
+    while not list(folder.iterdir()):
+        time.sleep(0.01)
+    for file in folder.iterdir():
+        file.unlink()
+    assert [(len(array), array[0]) for array in made] == [(100_000, n) for n in range(1, 5)]
+    assert not memory()
+
+
+def test_closing_leaves_nothing_behind(memory):
+    made = results(range(9))
+    next(made)
+    assert len(memory()) == 1
+    made.close()
+    assert not memory()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no /dev/shm")
+def test_a_killed_process_leaves_nothing_behind():
+    code = """
+import time
+from siftlens.patchmaps.parcels import Shelf, pack
+import numpy as np
+shelf = Shelf()
+pack(np.zeros(100_000), shelf.folder)
+print(shelf.folder, flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    folder = Path(process.stdout.readline().strip())
+    assert list(folder.iterdir())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    given_up = time.monotonic() + 30
+    while folder.exists() and time.monotonic() < given_up:
+        time.sleep(0.05)
+    assert not folder.exists()
