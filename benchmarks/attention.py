@@ -163,21 +163,22 @@ def read_siftlens(model: nn.Module, work: Work, entropy: bool) -> list[LayerReco
     return records
 
 
-def layer_by_layer(setting: Setting, entropy: bool = False) -> tuple[Work, Callable[[], Any]]:
+def layer_by_layer(setting: Setting, entropy: bool = False, untouched: bool = False) -> tuple[Work, Callable[[], Any]]:
     """The fair baseline: build A, reduce it, drop it, one layer after the other."""
     model, work = model_and_work(setting)
-    return work, lambda: read_layer_by_layer(model, work, entropy)
+    return work, lambda: read_layer_by_layer(model, work, entropy, untouched)
 
 
-def read_layer_by_layer(model: nn.Module, work: Work, entropy: bool) -> list[LayerRecord]:
+def read_layer_by_layer(model: nn.Module, work: Work, entropy: bool, untouched: bool = False) -> list[LayerRecord]:
+    """Untouched, the model's output stays its own to the last bit, as siftlens leaves it; else it is made of A."""
     records = []
     weights = KeyWeights(work.maps.channels, work.layout)
     fused = F.scaled_dot_product_attention
 
-    def eager(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+    def eager(query: Tensor, key: Tensor, value: Tensor, **given: Any) -> Tensor:
         attention = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1)
         records.append(from_map(attention, work, weights, entropy))
-        return attention @ value
+        return fused(query, key, value, **given) if untouched else attention @ value
 
     F.scaled_dot_product_attention = eager
     try:
@@ -213,6 +214,8 @@ ARMS: dict[str, Callable[[Setting], tuple[Work, Callable[[], Any]]]] = {
     "siftlens, with entropy": lambda setting: siftlens(setting, entropy=True),
     "layer by layer": layer_by_layer,
     "layer by layer, with entropy": lambda setting: layer_by_layer(setting, entropy=True),
+    "layer by layer, output untouched": lambda setting: layer_by_layer(setting, untouched=True),
+    "layer by layer, output untouched, with entropy": lambda setting: layer_by_layer(setting, True, True),
     "timm AttentionExtract, with entropy": timm_extract,
     "transformers output_attentions, with entropy": hf_output_attentions,
 }

@@ -60,18 +60,19 @@ def test_a_little_overshoot_is_clipped():
     assert pixels[0, :, 0].tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize("worst", [-0.06, 1.06, -2.1, 255.0, float("inf")])
+@pytest.mark.parametrize("worst", [-0.06, 1.06, -2.1, 255.0])
 def test_floats_beyond_pixels_are_refused(worst: float):
     image = np.full((11, 13, 3), 0.5)
     image[3, 5, 1] = worst
-    with pytest.raises(InputError, match=r"expected float pixels in \[0, 1\], got .*before normalisation"):
+    with pytest.raises(InputError, match=r"expected float pixels in \[0, 1\], got .*undo any normalisation"):
         as_pixels(image)
 
 
-def test_nan_is_refused():
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(worst: float):
     image = np.full((11, 13), 0.5)
-    image[3, 5] = np.nan
-    with pytest.raises(InputError, match=r"expected float pixels in \[0, 1\], got \[nan, nan\]"):
+    image[3, 5] = worst
+    with pytest.raises(InputError, match="expected finite pixels, got NaN or infinity"):
         as_pixels(image)
 
 

@@ -9,6 +9,8 @@ from siftlens.attention.capture import Capture
 from siftlens.attention.modules import ModuleTracker
 from siftlens.core import CaptureError, TokenLayout
 
+READABLE = "use a model whose blocks see all patches, such as a ViT"
+
 
 def refuse_unreadable(model: nn.Module) -> None:
     """Refuse, before anything runs, what would hide or change the attention.
@@ -65,7 +67,7 @@ class Roll:
         if self._images is not None and batch != self._images:
             raise CaptureError(
                 f"{name}: attention over windows of {keys} tokens ({batch} windows for {self._images} images); "
-                "only attention over the whole grid can be read"
+                f"only attention over the whole grid can be read; {READABLE}"
             )
         if queries == keys == tokens:
             return False
@@ -73,7 +75,7 @@ class Roll:
             raise CaptureError(
                 f"{name}: attention of {queries} queries over {keys} keys, but the model has {tokens} tokens "
                 f"({self._layout.prefix} prefix + {patches} patches); windowed, channel, reduced or text attention "
-                "cannot be read"
+                f"cannot be read; {READABLE}"
             )
         self._pooled[name] += queries
         if self._pooled[name] == tokens:

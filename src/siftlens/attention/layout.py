@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from siftlens.attention.calls import AttentionCall, token_change
+from siftlens.attention.coverage import READABLE
 from siftlens.attention.prefix import name_prefix
 from siftlens.attention.trial import Trial
 from siftlens.core import CaptureError, PatchGrid, TokenLayout
@@ -47,12 +48,12 @@ def layout_of(trial: Trial) -> TokenLayout:
     if call.shape[0] != len(probes):
         raise CaptureError(
             f"{where}: attention over windows of {call.shape[3]} tokens, {call.shape[0]} windows for "
-            f"{len(probes)} images; only attention over the whole grid can be read"
+            f"{len(probes)} images; only attention over the whole grid can be read; {READABLE}"
         )
     if call.shape[2] != call.shape[3]:
         raise CaptureError(
             f"{where}: the first attention is of {call.shape[2]} queries over {call.shape[3]} keys; "
-            "windowed, reduced or cross attention cannot be read"
+            f"windowed, reduced or cross attention cannot be read; {READABLE}"
         )
     moved = _moved_tokens(call, where)
     grid, prefix = _grid_of(moved, call.shape[3], (height, width), where)

@@ -29,9 +29,11 @@ def attention_maps(
 
     Raises:
         CaptureError: attention that cannot be read or was missed.
-        InputError: a layer that the model does not have.
+        InputError: layers are no collection, or the model does not have them.
     """
     refuse_unreadable(model)
+    if isinstance(layers, int):
+        raise InputError(f"layers must be a collection of indices, such as [{layers}], got {layers}")
     wanted = None if layers is None else set(layers)
     layout = find_layout(model, x)
     roll = Roll(layout, len(x))

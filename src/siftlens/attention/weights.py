@@ -42,12 +42,16 @@ class KeyWeights:
             the rows sum to one again: A'_ij = A_ij |v_j| / sum_k A_ik |v_k|.
 
     Raises:
-        InputError: the channels do not fit the patches, or are not finite; an unknown weighting.
+        InputError: the channels are no tensor, do not fit the patches, or are not finite; an unknown weighting.
     """
 
     def __init__(self, channels: Tensor, layout: TokenLayout, weighting: str = "attention"):
         if weighting not in WEIGHTINGS:
             raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        if not isinstance(channels, Tensor):
+            raise InputError(
+                f"channels must be a tensor, got {type(channels).__name__}; torch.as_tensor makes one of an array"
+            )
         if channels.ndim not in (2, 3) or channels.shape[-2] != layout.grid.patches:
             raise InputError(
                 f"channels must be (patch, channel) or (batch, patch, channel) with {layout.grid.patches} patches "

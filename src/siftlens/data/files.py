@@ -80,6 +80,8 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
     elif glob.has_magic(str(path)):
         base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
         paths = [found for found in base.glob(str(path.relative_to(base))) if not found.is_dir()]
+        if not paths:
+            raise InputError(f"no images at {path}: no file matches; expected {_KINDS}")
     else:
         raise InputError(f"no images at {path}: nothing is there; expected {_KINDS}")
     return _some(FileSource(((found, found.relative_to(base)) for found in paths), limit), path)

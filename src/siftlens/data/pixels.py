@@ -91,11 +91,13 @@ def _eight_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "..."]:
         return pixels
     if not np.issubdtype(pixels.dtype, np.floating):
         raise InputError(f"expected pixels as uint8 or as floats in [0, 1], got {pixels.dtype}; convert them first")
+    if not np.isfinite(pixels).all():
+        raise InputError("expected finite pixels, got NaN or infinity")
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= _LOWEST and high <= _HIGHEST):
         raise InputError(
-            f"expected float pixels in [0, 1], got [{low:.3g}, {high:.3g}]; pass the image before normalisation, "
-            "keypoints are detected on it"
+            f"expected float pixels in [0, 1], got [{low:.3g}, {high:.3g}]; scale them, and undo any "
+            "normalisation: keypoints are detected on the picture itself"
         )
     scaled = np.rint(np.clip(pixels.astype(np.float64), 0, 1) * 255)
     return scaled.astype(np.uint8)

@@ -73,7 +73,7 @@ def _size(module: nn.Module, where: str) -> tuple[int, int]:
         return size[0], size[1]
     raise ModelError(
         f"{where}: the module needs an attribute size, px or (height, width), got {size!r}; "
-        "set module.size = 224, or give --size"
+        "set module.size = 224 (or give --size), and module.normalize beside it"
     )
 
 

@@ -54,8 +54,8 @@ class Built:
 
 # What of a model's description every number depends on.
 _OF_NUMBERS = (
-    *("weights_hash", "dtype", "height", "width"),
-    *("resize", "resize_to", "interpolation", "mean", "std"),
+    *("height", "width", "resize", "resize_to", "interpolation", "mean", "std"),
+    *("dtype", "weights_hash"),  # last: another size makes other weights, and is what should be told
 )
 
 
