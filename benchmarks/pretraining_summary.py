@@ -31,6 +31,8 @@ from pretraining_arms import ARMS, BASE, settings_of
 
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
+FEWEST = 3  # seeds from which a spread is told
+EPOCHS = (BASE.epochs, 10)  # E: of the study, and of the shorter one before it
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,8 @@ def seconds_of(speed: dict[str, Any], arm: str, epochs: float) -> float:
     )
 
 
-def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, metric: str) -> str:
+def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, metric: str, epochs: int) -> str:
     """Arms in rows: accuracies in %, difference in points, speed-ups."""
-    epochs = BASE.epochs
     if row_of(runs, "random", epochs, metric) is None:
         return "The random arm has not one whole seed yet."
     costs = ["epochs", "FLOPs"] + (["wall-clock"] if speed else [])
@@ -182,26 +183,27 @@ def spread(values: Float[np.ndarray, " seed"]) -> str:
     return f"{100 * values.mean():.1f}{deviation}"
 
 
-def resolution(runs: dict[tuple[str, int, int], Any], metric: str) -> str:
+def resolution(runs: dict[tuple[str, int, int], Any], metric: str, epochs: int) -> str:
     """The baseline's spread over seeds, and what difference so many seeds can tell from nothing."""
-    epochs = BASE.epochs
     row = row_of(runs, "random", epochs, metric)
-    if row is None or row["seeds"] < 3:
+    if row is None or row["seeds"] < FEWEST:
         return "The spread over seeds takes at least three of them; it is not known yet."
     n, full = row["seeds"], row["full"]
     deviation, slope = float(full.std(ddof=1)), row["slope"] / math.log(2)
     errors = []
     for arm in ARMS:
         other = row_of(runs, arm, epochs, metric)
-        if arm != "random" and other is not None and other["seeds"] == n:
+        if arm != "random" and other is not None and other["seeds"] >= FEWEST:
             errors.append((other["difference"].high - other["difference"].low) / 2)
     half = critical(n) * deviation * math.sqrt(2 / n)
+    paired = ""
+    if errors:
+        reach = f"{100 * min(errors):.1f} to {100 * max(errors):.1f}"
+        paired = f"; paired by seed as they are, the intervals above reach {reach} points to either side"
     return (
         f"Over {n} seeds the random arm at {epochs} epochs has {100 * full.mean():.1f} % with a standard deviation of "
         f"{100 * deviation:.2f} points. Were arms and seeds independent, they would tell a difference of "
-        f"{100 * half:.1f} points from nothing; paired by seed as they are, the intervals "
-        f"above reach {100 * min(errors):.1f} to {100 * max(errors):.1f} points to either side. A doubling "
-        f"of the epochs gains the random arm {100 * row['slope']:.1f} points: one point is a speed-up of "
+        f"{100 * half:.1f} points from nothing{paired}. A doubling of the epochs gains the random arm {100 * row['slope']:.1f} points: one point is a speed-up of "
         f"{math.exp(0.01 / slope):.2f}x."
     )
 
@@ -230,11 +232,13 @@ def main() -> None:
     speed = json.loads(timed.read_text())["study"] if timed.exists() else None
     parts = {
         "pretraining-runs": every_run(runs),
-        "pretraining-linear": f"{table(runs, speed, 'linear')}\n\n{resolution(runs, 'linear')}",
-        "pretraining-knn": table(runs, speed, "knn"),
         "pretraining-curves": figure(runs),
         "pretraining-finetuned": finetuned_table(),
     }
+    for epochs in EPOCHS:
+        linear = table(runs, speed, "linear", epochs)
+        parts[f"pretraining-linear-{epochs}"] = f"{linear}\n\n{resolution(runs, 'linear', epochs)}"
+        parts[f"pretraining-knn-{epochs}"] = table(runs, speed, "knn", epochs)
     figures.fill(PAGE, parts)
 
 
