@@ -203,7 +203,8 @@ def resolution(runs: dict[tuple[str, int, int], Any], metric: str, epochs: int) 
     return (
         f"Over {n} seeds the random arm at {epochs} epochs has {100 * full.mean():.1f} % with a standard deviation of "
         f"{100 * deviation:.2f} points. Were arms and seeds independent, they would tell a difference of "
-        f"{100 * half:.1f} points from nothing{paired}. A doubling of the epochs gains the random arm {100 * row['slope']:.1f} points: one point is a speed-up of "
+        f"{100 * half:.1f} points from nothing{paired}. A doubling of the epochs gains the random arm "
+        f"{100 * row['slope']:.1f} points: one point is a speed-up of "
         f"{math.exp(0.01 / slope):.2f}x."
     )
 
