@@ -23,11 +23,17 @@ def read(model, x, grid=None):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("swin_tiny_patch4_window7_224", "layers.0.blocks.0.attn: attention over windows of 49 tokens, .*; use a model whose blocks see all"),
+        (
+            "swin_tiny_patch4_window7_224",
+            "layers.0.blocks.0.attn: attention over windows of 49 tokens, .*; use a model whose blocks see all",
+        ),
         ("swinv2_cr_tiny_ns_224", "windows of 49 tokens"),
         ("xcit_nano_12_p16_224", "blocks.0.attn: .*channel attention"),
         ("cait_xxs24_224", "blocks.0.attn: the softmax's output is changed by"),
-        ("pvt_v2_b0", "stages.0.blocks.0.attn: the first attention is of 3136 queries over 49 keys; .*; use a model whose"),
+        (
+            "pvt_v2_b0",
+            "stages.0.blocks.0.attn: the first attention is of 3136 queries over 49 keys; .*; use a model whose",
+        ),
         ("vit_tiny_r_s16_p8_224", "one pixel moves .* of the 50 tokens before the first attention"),
         ("resnet18", "ResNet: expected a vision transformer, but no attention ran"),
         ("mixer_s32_224", "MlpMixer: expected a vision transformer, but no attention ran"),

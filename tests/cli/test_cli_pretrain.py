@@ -35,6 +35,7 @@ SMALL = ("--model", "test_vit", "--size", 48, "--epochs", 2, "--batch-size", 8, 
 DECODER = ("--decoder-width", 24, "--decoder-depth", 1)
 
 
+@pytest.mark.filterwarnings("default:16 of 16 validation images")
 def test_from_a_folder_to_a_tested_encoder(place):
     found = siftlens_cli("keypoints", "--images", "photos", "--out", "points", "--size", 48, "--workers", 0)
     assert found.exit_code == 0, found.output
@@ -58,6 +59,7 @@ def test_from_a_folder_to_a_tested_encoder(place):
     encoder = ("--model", "timm/test_vit", "--weights", "out/encoder.safetensors", "--size", 48)
     tested = siftlens_cli("probe", *encoder, "--train", "photos", "--val", "photos", "--epochs", 3)
     assert tested.exit_code == 0, tested.output
+    assert tested.stderr == "siftlens: warning: 16 of 16 validation images are among those to learn from\n"
     assert re.fullmatch(
         r"accuracy   \d+\.\d% of 16 images, 2 classes\n"
         r"learned    from 16 images; 2 set aside\n"
@@ -76,6 +78,7 @@ def test_from_a_folder_to_a_tested_encoder(place):
         (("--policy", "hints", "--keypoints", "photos/b/notes.txt"), "is cut off, damaged, or holds no keypoints"),
         (("--mask-ratio", "1.5"), "the mask ratio must lie between 0 and 1, got 1.5"),
         (("--images", "nowhere"), "no images at nowhere"),
+        (("--out", "photos/out"), "photos/out lies in photos, where its pictures would be trained on"),
         (("--model", "resnet18"), "cannot be built"),
         (("--batch-size", "32"), "a batch of 32 needs as many images, got 16; choose a smaller --batch-size"),
         (("--size", "64"), "none of 17 images can be used; the first, a/00.png: 72x60 px: smaller than the squares"),
@@ -98,6 +101,7 @@ def test_a_run_is_not_overwritten_and_resumed_when_asked(place):
     resumed = siftlens_cli(*command, "--resume")
     assert resumed.exit_code == 0
     assert "loss" not in resumed.stdout
+    assert "none were left to do" in resumed.stdout
     changed = siftlens_cli(*command, "--resume", "--seed", 1)
     assert (changed.exit_code, changed.stdout) == (2, "")
     assert "had other settings: seed was 0 and is 1" in changed.stderr

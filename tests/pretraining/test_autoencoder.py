@@ -171,7 +171,19 @@ def test_every_weight_is_trained_except_fixed_positions():
     assert still == ["encoder.pos_embed"]
 
 
+@pytest.mark.parametrize("pool", ["avg", "map"])
+def test_what_stands_behind_the_tokens_waits_for_no_gradient(pool):
+    model, order = made(global_pool=pool, class_token=False), shuffled()
+    model(images(), order[:, :3], order[:, 3:]).backward()
+    waiting = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not waiting
+    assert any(name.startswith(("encoder.fc_norm", "encoder.attn_pool")) for name in model.state_dict())
+
+
 def test_other_encoders_are_refused():
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
+    with pytest.raises(ModelError, match="the encoder has a token for distillation; choose a plain one"):
+        MaskedAutoencoder(distilled, DecoderSettings())
     with pytest.raises(ModelError, match="must be a VisionTransformer of timm, got ResNet"):
         MaskedAutoencoder(timm.create_model("test_resnet"), DecoderSettings())
     with pytest.raises(ModelError, match="the encoder has no learned position embedding; choose a plain one"):

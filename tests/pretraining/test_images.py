@@ -111,6 +111,21 @@ def test_keypoints_of_other_images_or_settings_are_refused(folder, tmp_path):
         in_order_of(store, hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill"))
 
 
+def test_keypoints_fit_images_that_have_moved(folder, tmp_path):
+    store, _ = detect_images(folder, tmp_path / "keypoints", side=SIDE)
+    (tmp_path / "moved").mkdir()
+    folder.rename(tmp_path / "moved" / "below")
+    held = hold(tmp_path / "moved", Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
+    assert not set(held.identities) & set(store.identities)
+    assert in_order_of(store, held).tolist() == list(range(10))
+
+
+def test_decoding_tells_how_far_it_is(folder, tmp_path):
+    told = []
+    hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill", progress=lambda *given: told.append(given))
+    assert told == [("decoding", done, 12) for done in range(1, 13)]
+
+
 def test_shards_are_held_as_the_folder_that_went_into_them(folder, tmp_path):
     shard = tmp_path / "shards" / "photos.tar"
     shard.parent.mkdir()

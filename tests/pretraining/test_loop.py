@@ -21,6 +21,7 @@ from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.choice import PartialDecoding
 from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.detection import detect_images
+from siftlens.pretraining.learner import Learner
 from siftlens.pretraining.loop import Pace
 from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.schedule import rate_at
@@ -222,6 +223,52 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos
         assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
 
 
+@pytest.mark.parametrize("last", [5, STEPS])
+def test_weights_that_are_not_finite_are_never_kept(photos, tmp_path, monkeypatch, last):
+    """The loss of a step is finite when its update is not."""
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+    usual = Learner.step
+
+    def poisoned(self, step, parts):
+        loss = usual(self, step, parts)
+        if step == last - 1:
+            next(iter(self.optimizer.param_groups[0]["params"])).data.flatten()[0] = math.nan
+        return loss
+
+    monkeypatch.setattr(Learner, "step", poisoned)
+    with pytest.raises(SiftlensError, match=f"weights are not finite after step {last}; what .* holds is from before"):
+        run(photos, tmp_path, pace=Pace(save_every=0))
+    with safe_open(tmp_path / "state.safetensors", "pt") as file:
+        assert file.metadata()["step"] == str(last - 1)
+        assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
+    assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_the_first_checkpoint_comes_early(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+    monkeypatch.setattr(loop, "_FIRST", 0.0)
+    saved = []
+    monkeypatch.setattr(loop, "save_state", lambda *given: saved.append(given[3]))
+    run(photos, tmp_path, pace=Pace(save_every=3600))
+    assert saved == [1, STEPS]
+
+
+def test_nothing_is_written_among_the_images(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    for out in (tmp_path / "photos", tmp_path / "photos" / "out"):
+        with pytest.raises(InputError, match="where its pictures would be trained on; choose a folder elsewhere"):
+            run(tmp_path / "photos", out)
+    assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a", "b"]
+
+
+def test_a_damaged_log_does_not_stop_a_run(photos, whole, tmp_path):
+    run(photos, tmp_path)
+    log = tmp_path / "log.csv"
+    log.write_text(log.read_text().replace("step,loss\n", "step,loss\n\nnonsense\n"))
+    run(photos, tmp_path, resume=True)
+    assert rows(log) == rows(whole[0] / "log.csv")
+
+
 def test_too_little_memory_says_what_helps(photos, tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -264,7 +311,7 @@ def test_a_damaged_state_is_refused(photos, tmp_path):
     run(photos, tmp_path, replace(SETTINGS, epochs=1))
     state = tmp_path / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-7])
-    with pytest.raises(StudyError, match=r"state\.safetensors is damaged .*; delete the folder and begin anew"):
+    with pytest.raises(StudyError, match=r"state\.safetensors is damaged .*, and cannot be resumed; begin anew"):
         run(photos, tmp_path, replace(SETTINGS, epochs=1), resume=True)
 
 
@@ -298,6 +345,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
     ("changes", "message"),
     [
         ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
+        ({"seed": -1}, "seed must be at least 0 and below"),
+        ({"seed": 2**64}, "seed must be at least 0 and below"),
         ({"warm_up": 0.0}, "warm_up must lie between 0 and 1, got 0.0"),
         ({"source": 16}, "views of 32 px cannot be cut from squares of 16 px"),
         ({"loss_temperature": 0.0}, "loss_temperature must be positive, got 0.0"),

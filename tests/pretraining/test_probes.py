@@ -1,5 +1,7 @@
 """Probes: k-NN against loops, classes that can be told and classes that cannot."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,32 @@ def test_folders_that_do_not_fit_are_refused(model, folders, tmp_path):
     Image.new("RGB", (40, 40), "violet").save(tmp_path / "val" / "violet" / "one.png")
     with pytest.raises(InputError, match="have classes that training has not: violet"):
         hold_labelled(model, folders / "train", tmp_path / "val", spill=tmp_path)
+
+
+def test_images_in_no_class_folder_are_refused(model, folders, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(folders / split, tmp_path / split)
+    stray = tmp_path / "val" / "stray.png"
+    shutil.copy(folders / "val" / "red" / "0.png", stray)
+    with pytest.raises(InputError, match=r"1 images of .*val lie in no class folder, the first stray\.png"):
+        hold_labelled(model, tmp_path / "train", tmp_path / "val", spill=tmp_path)
+    stray.rename(tmp_path / "train" / "stray.png")
+    with pytest.raises(InputError, match=r"1 images of .*train lie in no class folder, the first stray\.png"):
+        hold_labelled(model, tmp_path / "train", tmp_path / "val", spill=tmp_path)
+
+
+def test_testing_on_what_was_learned_is_told(model, folders, tmp_path):
+    with pytest.warns(UserWarning, match="27 of 27 validation images are among those to learn from"):
+        hold_labelled(model, folders / "val", folders / "val", spill=tmp_path)
+
+
+@pytest.mark.parametrize("method", ["linear", "finetune"])
+def test_a_probe_is_a_function_of_its_seed(model, images, method):
+    guessed = type(images)(
+        images.train, images.labels.flip(0).roll(5), images.validation, images.answers, images.classes
+    )  # so hard that luck would show
+    first, again = (probe(model, guessed, method, epochs=2, seed=0).correct for _ in range(2))
+    assert (first == again).all()
 
 
 def test_unknown_methods_and_no_epochs_are_refused(model, images):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, RUN, Address, EngineName
+from siftlens.cli.where import IMAGES, MOST_SEED, RUN, Address, EngineName
 from siftlens.core import InputError
 
 _MODEL, _IMAGES, _COMPUTE = "Model", "Images", "What to compute"
@@ -104,7 +104,10 @@ def analyze(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Of the null maps and the bootstrap.", rich_help_panel=_COMPUTE)
+        int,
+        typer.Option(
+            min=0, max=MOST_SEED, metavar="N", help="Of the null maps and the bootstrap.", rich_help_panel=_COMPUTE
+        ),
     ] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=RUN)

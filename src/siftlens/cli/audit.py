@@ -9,7 +9,7 @@ from rich.console import Console
 from siftlens.cli.analyze import parse_size
 from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import RUN, Address, EngineName
+from siftlens.cli.where import MOST_SEED, RUN, Address, EngineName
 
 _MODEL, _IMAGES, _EVIDENCE = "Model", "Images", "Evidence from outside"
 
@@ -78,7 +78,10 @@ def audit(
         int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=RUN)
     ] = 64,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the halves, the words and the controls.", rich_help_panel=RUN)
+        int,
+        typer.Option(
+            min=0, max=MOST_SEED, metavar="N", help="Of the halves, the words and the controls.", rich_help_panel=RUN
+        ),
     ] = 0,
     engine: EngineName = "local",
     address: Address = None,

@@ -16,10 +16,10 @@ def keypoints(
         str,
         typer.Option("--images", "-i", metavar="PATH", help=IMAGES),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.")] = Path("keypoints"),
     size: Annotated[
         int, typer.Option(min=8, metavar="PX", help="Squares to detect on; those that pretrain cuts views from.")
-    ],
+    ] = 128,
     contrast_threshold: Annotated[
         float, typer.Option(min=0.0, metavar="X", help="Least contrast; less finds more keypoints.")
     ] = 0.04,

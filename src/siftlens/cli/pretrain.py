@@ -2,6 +2,7 @@
 
 from os import environ
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import typer
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, RUN
+from siftlens.cli.where import IMAGES, MOST_SEED, RUN
 
 _IMAGES, _MODEL, _MASKS, _TRAINING = "Images", "Model", "Masks and loss", "Training"
 
@@ -89,7 +90,10 @@ def pretrain(
         float, typer.Option(metavar="X", help="At a batch of 256.", rich_help_panel=_TRAINING)
     ] = 1.5e-4,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Of weights, views, order and masks.", rich_help_panel=_TRAINING)
+        int,
+        typer.Option(
+            min=0, max=MOST_SEED, metavar="N", help="Of weights, views, order and masks.", rich_help_panel=_TRAINING
+        ),
     ] = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
@@ -156,9 +160,12 @@ def pretrain(
         typer.echo(
             f"images     {done.images}" + (f", and {len(done.aside)} set aside (run.json)" if done.aside else "")
         )
-        if finished.steps:
+        if not finished.steps:
+            typer.echo("steps      none were left to do")
+        else:
             speed = finished.steps * batch_size / finished.seconds
             typer.echo(f"loss       {finished.loss:.4f} in the last epoch; {speed:.0f} images/s")
         if finished.knn is not None:
             typer.echo(f"k-NN       {finished.knn:.1%}, each image by the others")
-        typer.echo(f"look       siftlens analyze --model timm/{model} --weights {done.encoder} --size {size} ...")
+        weights = quote(str(done.encoder))
+        typer.echo(f"look       siftlens analyze --model timm/{model} --weights {weights} --size {size} ...")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
+from siftlens.cli.where import MOST_SEED
 
 
 def probe(
@@ -27,7 +28,7 @@ def probe(
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="By default 100 for linear, 20 for finetune.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the order and the views.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, metavar="N", help="Of the order and the views.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that decode beside this one.")] = 0,
 ) -> None:

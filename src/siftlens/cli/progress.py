@@ -10,6 +10,7 @@ from rich.text import Text
 _STAGES = {
     "pool": "reference images",
     "images": "images",
+    "decoding": "images to decode",
     "training": "images to train on",
     "gallery": "images to look at",
     "cues": "cues",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 RUN = "How to run"  # panel of --help
+MOST_SEED = 2**32 - 1
 IMAGES = "A folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths."
 
 EngineName = Annotated[

@@ -126,6 +126,9 @@ class MaskedAutoencoder(nn.Module):
         embedding.zero_()
         embedding[0, -self.layout.grid.patches :] = sines(self.layout.grid, self.encoder.embed_dim)
         embedding.requires_grad_(False)
+        for name in ("fc_norm", "attn_pool"):  # behind the tokens: they take no part, and DDP waits for all that does
+            if (unused := getattr(self.encoder, name, None)) is not None:
+                unused.requires_grad_(False)
 
 
 def _plain(encoder: nn.Module) -> VisionTransformer:
@@ -142,6 +145,7 @@ def _plain(encoder: nn.Module) -> VisionTransformer:
             "normalised patches": not isinstance(getattr(encoder.patch_embed, "norm", None), nn.Identity),
             "patch dropout": not isinstance(encoder.patch_drop, nn.Identity),
             "a width that is no multiple of 4": bool(encoder.embed_dim % 4),
+            "a token for distillation": hasattr(encoder, "dist_token"),
         }.items()
         if is_odd
     ]

@@ -63,7 +63,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         step, before = int(metadata["step"]), loads(metadata["settings"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise StudyError(f"{path} is damaged ({error}); delete the folder and begin anew") from error
+        raise StudyError(f"{path} is damaged ({error}), and cannot be resumed; begin anew in another folder") from error
     now = loads(dumps(dict(settings)))
     changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
     if changed:

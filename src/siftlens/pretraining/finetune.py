@@ -48,6 +48,7 @@ def finetune_predict(
     width = features(encoder, as_input(images.train.pixels[:1], model.normalization).to(device)).shape[1]
     head = nn.Linear(width, len(images.classes)).to(device)
     nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], weight_decay=_DECAY)
     batches = -(-len(images.train) // _BATCH)
     for epoch in range(epochs):

@@ -1,7 +1,7 @@
 """Images decoded once and held: in memory, or in a file that the system reads from as needed."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -49,7 +49,13 @@ class HeldImages:
 
 
 def hold(
-    images: Any, preprocessing: Preprocessing, *, spill: Path, workers: int = 0, in_file: bool = False
+    images: Any,
+    preprocessing: Preprocessing,
+    *,
+    spill: Path,
+    workers: int = 0,
+    in_file: bool = False,
+    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> HeldImages:
     """Decode images to one size.
 
@@ -60,6 +66,7 @@ def hold(
         spill: the file that holds the pixels where they would take more than 40 % of the memory.
         workers: processes beside this one.
         in_file: hold the pixels there in any case.
+        progress: called with a stage, images done and images to do.
 
     Raises:
         InputError: nothing is at `images`, or the disk is full.
@@ -79,7 +86,8 @@ def hold(
     groups: list[str] = []
     contents: list[str] = []
     aside: list[Quarantined] = []
-    for image in decode_images(source, preprocessing, workers=workers):
+    for done, image in enumerate(decode_images(source, preprocessing, workers=workers), start=1):
+        progress("decoding", done, len(source))
         if isinstance(image, Quarantined):
             aside.append(image)
             continue
@@ -104,9 +112,9 @@ def in_order_of(store: KeypointStore, images: HeldImages) -> np.ndarray:
             f"the keypoints were detected on squares of {store.side} px, views are cut from {side} px; "
             f"detect them again: siftlens keypoints --size {side}"
         )
-    place = {(identity, content): n for n, (identity, content) in enumerate(_pairs(store))}
+    place = {content: n for n, content in enumerate(store.contents)}  # a folder may have moved
     known = set(store.identities)
-    found = [place.get(pair, -1) for pair in _pairs(images)]
+    found = [place.get(content, -1) for content in images.contents]
     lacking = [identity for identity, at in zip(images.identities, found, strict=True) if at < 0]
     if lacking:
         why = "has other pixels now" if lacking[0] in known else "is not in it"
@@ -115,7 +123,3 @@ def in_order_of(store: KeypointStore, images: HeldImages) -> np.ndarray:
             f"{why}; run siftlens keypoints on these images"
         )
     return np.array(found)
-
-
-def _pairs(images: KeypointStore | HeldImages) -> Iterable[tuple[str, str]]:
-    return zip(images.identities, images.contents, strict=True)

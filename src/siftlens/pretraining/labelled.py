@@ -1,5 +1,6 @@
 """Labelled images, to test encoders on."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ class LabelledImages:
 def hold_labelled(model: LoadedModel, train: Any, validation: Any, *, spill: Path, workers: int = 0) -> LabelledImages:
     """Decode two folders with a folder per class each, as a model wants them.
 
+    Warns where images to be tested on are among those to learn from.
+
     Raises:
-        InputError: a folder has not two classes, or the validation images have others.
+        InputError: a folder has not two classes, an image lies in none, or the validation images have others.
         NothingReadableError: not one image can be used.
     """
     held = [
@@ -49,8 +52,15 @@ def hold_labelled(model: LoadedModel, train: Any, validation: Any, *, spill: Pat
         raise InputError(
             f"a probe needs a folder per class, got {len(classes)} in {train}; sort the images into folders"
         )
+    for part, folder in zip(held, (train, validation), strict=True):
+        if "" in part.groups:
+            stray = part.identities[part.groups.index("")]
+            raise InputError(f"{part.groups.count('')} images of {folder} lie in no class folder, the first {stray}")
     unknown = sorted(set(held[1].groups) - set(classes))
     if unknown:
         raise InputError(f"the validation images have classes that training has not: {', '.join(unknown[:3])}")
     answers = torch.tensor([classes.index(group) for group in held[1].groups])
+    known = set(held[0].contents)
+    if both := sum(content in known for content in held[1].contents):
+        warnings.warn(f"{both} of {len(held[1])} validation images are among those to learn from", stacklevel=2)
     return LabelledImages(held[0], labels, held[1], answers, classes)

@@ -24,7 +24,7 @@ class Logbook:
         kept: list[list[str]] = []
         if first_step and path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) < first_step]
+                kept = [row for row in csv.reader(file) if row and row[0].isdecimal() and int(row[0]) < first_step]
         with atomic_path(path) as target, target.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([list(columns), *kept])
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _CHECKED = 20  # steps between looks at the loss, which wait for the device
+_FIRST = 30.0  # seconds before the first checkpoint: whoever stops early loses no more
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Run:
             SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
         """
         first, total = self._first, self._batches.steps
-        self._saved, self._seconds = time.monotonic(), 0.0
+        self._saved, self._seconds = time.monotonic() - max(self._pace.save_every - _FIRST, 0.0), 0.0
         if self._fabric.is_global_zero:
             self._log = Logbook(self._out / "log.csv", ("step", "loss"), first)
             self._watch = Watch(
@@ -153,10 +154,7 @@ class Run:
         values: list[float] = reduced.tolist()
         for number, value in enumerate(values, start=step - len(values)):
             if not math.isfinite(value):
-                raise SiftlensError(
-                    f"the loss is {value} at step {number}; what {self._out} holds is from before: lower "
-                    "--learning-rate and begin anew, or --resume with --precision fp32"
-                )
+                raise self._diverged(f"the loss is {value} at step {number}")
         if self._fabric.is_global_zero:
             first = step - len(values)
             self._log.add((first + n, f"{value:.6f}") for n, value in enumerate(values))
@@ -172,5 +170,13 @@ class Run:
         if epoch is not None:
             self._watch.after(epoch)
         if step == self._batches.steps or time.monotonic() - self._saved >= self._pace.save_every:
+            if not all(bool(torch.isfinite(weights).all()) for weights in self._model.parameters()):
+                raise self._diverged(f"weights are not finite after step {step}")  # told before they are kept
             save_state(self._out, self._model, self._learner.optimizer, step, self._about)
             self._saved = time.monotonic()
+
+    def _diverged(self, what: str) -> SiftlensError:
+        remedy = "lower --learning-rate and begin anew"
+        if (self._out / STATE).exists():
+            remedy = f"what {self._out} holds is from before: {remedy}, or --resume with --precision fp32"
+        return SiftlensError(f"{what}; {remedy}")

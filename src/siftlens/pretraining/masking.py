@@ -1,6 +1,7 @@
 """Which patches are masked: one noise per patch, whose lowest stay visible."""
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -28,7 +29,7 @@ class MaskPolicy:
         ratio: share of the patches that is masked.
 
     Raises:
-        InputError: another name, a negative alpha, or a ratio outside (0, 1).
+        InputError: another name, an alpha that is negative or infinite, or a ratio outside (0, 1).
     """
 
     name: str = "random"
@@ -38,8 +39,8 @@ class MaskPolicy:
     def __post_init__(self) -> None:
         if self.name not in POLICIES:
             raise InputError(f"the mask policy must be one of {', '.join(POLICIES)}, got {self.name!r}")
-        if not self.alpha >= 0:
-            raise InputError(f"the policy's alpha must not be negative, got {self.alpha}")
+        if not 0 <= self.alpha < inf:
+            raise InputError(f"the policy's alpha must be finite and not negative, got {self.alpha}")
         if not 0 < self.ratio < 1:
             raise InputError(f"the mask ratio must lie between 0 and 1, got {self.ratio}")
 

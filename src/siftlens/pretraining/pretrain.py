@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from json import dumps
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from siftlens.pretraining.images import HeldImages, hold, in_order_of
 from siftlens.pretraining.launch import launch
 from siftlens.pretraining.loop import Finished, Pace, Run
 from siftlens.pretraining.settings import PretrainSettings
+from siftlens.pretraining.trouble import step_errors
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -82,6 +84,8 @@ def pretrain(
         SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
     """
     settings, pace = settings or PretrainSettings(), pace or Pace()
+    if isinstance(images, str | PathLike) and out.resolve().is_relative_to(Path(images).resolve()):
+        raise InputError(f"{out} lies in {images}, where its pictures would be trained on; choose a folder elsewhere")
     if (out / STATE).exists() and not resume:
         raise InputError(f"{out} holds a run already; go on with it (--resume), or choose another folder")
     store = None
@@ -100,7 +104,8 @@ def pretrain(
             f"a batch of {settings.batch_size} images cannot be shared equally by {parts} parts; "
             f"choose a multiple of {parts}"
         )
-    held = _held(fabric, images, settings.side, out, workers)
+    with step_errors(out):
+        held = _held(fabric, images, settings.side, out, workers, progress)
     batches = Batches(held, guide_of(settings, store, held, model.layout.grid), model.layout.grid, settings)
     run = Run(fabric, model, normalization, held, batches, settings, out, pace, progress)
     if fabric.is_global_zero:
@@ -121,13 +126,18 @@ def pretrain(
     return Pretrained(out / ENCODER, len(held), held.aside, finished)
 
 
-def _held(fabric: "Fabric", images: Any, side: int, out: Path, workers: int) -> HeldImages:
+def _held(
+    fabric: "Fabric", images: Any, side: int, out: Path, workers: int, progress: Callable[[str, int, int], None]
+) -> HeldImages:
     """The images; many processes decode them once, into a file that all of them read."""
-    if fabric.world_size == 1:
-        return hold(images, Shrinking(side, side), spill=out / _PIXELS, workers=workers)
+    in_file = fabric.world_size > 1
     held = None
     if fabric.is_global_zero:
-        held = hold(images, Shrinking(side, side), spill=out / _PIXELS, workers=workers, in_file=True)
+        held = hold(
+            images, Shrinking(side, side), spill=out / _PIXELS, workers=workers, in_file=in_file, progress=progress
+        )
+        if not in_file:
+            return held
         held = replace(held, pixels=held.pixels[:0].clone())  # which the others read from the file
     shared: HeldImages = fabric.broadcast(held)
     pixels = np.load(out / _PIXELS, mmap_mode="c")[: len(shared)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from siftlens.core import InputError
@@ -60,8 +61,10 @@ class PretrainSettings:
         if self.source is None:
             object.__setattr__(self, "source", self.size)
         for name in ("size", "epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < inf:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be at least 0 and below 2**63, got {self.seed}")
         if not 0 < self.warm_up < 1:
             raise InputError(f"warm_up must lie between 0 and 1, got {self.warm_up}")
         if not 0 < self.smallest_crop <= 1:
