@@ -18,6 +18,12 @@ def told(call):
 
 model, x = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval(), torch.zeros(1, 3, 32, 32)
 
+from siftlens.prompting import Bias, Policy, TokenChoice
+
+def prompt(policy, maps):
+    with siftlens.prompt(model, policy, maps):
+        model(x)
+
 def read(channels):
     with siftlens.read_attention(model, channels):
         model(x)
@@ -28,6 +34,18 @@ print(json.dumps({
     "layers": told(lambda: siftlens.attention_maps(model, x, layers=1)),
     "grid": told(lambda: siftlens.PatchGrid(*np.array([2, 3, 5, 7]))),
     "floats": told(lambda: siftlens.PatchGrid(2.0, 3, 5, 7)),
+    "maps": told(lambda: prompt(Policy(), np.ones((1, 4)))),
+    "policy": told(lambda: prompt({"bias": []}, torch.ones(1, 4))),
+    "one bias": told(lambda: Policy(bias=Bias(3.0))),
+    "share": told(lambda: Policy(tokens=0.5)),
+    "maps of a policy": told(lambda: Policy(maps=None)),
+    "text": told(lambda: Bias("3")),
+    "text as share": told(lambda: TokenChoice("0.5")),
+    "one layer": told(lambda: Bias(3, layers=1)),
+    "half a layer": told(lambda: Bias(3, layers=(1.5,))),
+    "half a head": told(lambda: Bias(3, heads=(0.5,))),
+    "truth": told(lambda: Bias(3, layers=(True,))),
+    "numpy": told(lambda: Policy(bias=(Bias(np.float32(0.5), layers=np.array([1, 0])),)).to_json()),
 }))
 """
 
@@ -45,6 +63,28 @@ def told():
         ("list", "channels must be a tensor, got list; torch.as_tensor makes one of an array"),
         ("layers", "layers must be a collection of indices, such as [1], got 1"),
         ("grid", "PatchGrid(rows=2, cols=3, patch_height=5, patch_width=7)"),
+        ("maps", "maps must be a tensor, got ndarray; torch.as_tensor makes one of an array"),
+        ("policy", "policy must be a Policy, got dict; Policy.from_json reads one"),
+        (
+            "one bias",
+            "Policy.bias must be a tuple of Bias, such as (Bias(3.0),), "
+            "got Bias(strength=3.0, layers=None, heads=None)",
+        ),
+        ("share", "Policy.tokens must be a TokenChoice or None, got 0.5"),
+        ("maps of a policy", "Policy.maps must be a Mixture, got None"),
+        ("text", "Bias.strength must lie in [-100, 100], got '3'"),
+        ("text as share", "TokenChoice.keep must be a share of the patches in (0, 1], got '0.5'; 0 drops every patch"),
+        ("one layer", "Bias.layers must be None or at least one index from 0, got 1"),
+        ("half a layer", "Bias.layers must be None or at least one index from 0, got (1.5,)"),
+        ("half a head", "Bias.heads must be None or at least one index from 0, got (0.5,)"),
+        ("truth", "Bias.layers must be None or at least one index from 0, got (True,)"),
+        (
+            "numpy",
+            repr(
+                '{"bias": [{"strength": 0.5, "layers": [0, 1], "heads": null}], "maps": '
+                '{"keypoints": 1.0, "centre": 0.0, "gradient": 0.0, "cues": 0.0, "rows": null}}'
+            ),
+        ),
         ("floats", "PatchGrid.rows must be a positive integer, got 2.0"),
     ],
 )

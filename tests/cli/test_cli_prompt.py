@@ -104,7 +104,7 @@ def test_images_are_looked_for_before_a_model(place, tmp_path):
             "--policy must be a JSON object or a file of one, there is no file 'nowhere.json'",
         ),
         (["--policy", '{"bias": [{"strength": 1000}]}'], "Bias.strength must lie in [-100, 100], got 1000"),
-        (["--policy", DROP], "the policy's maps are made of an audit's cues; pass audit="),
+        (["--policy", DROP], "the policy's maps are made of an audit's cues; pass audit= (--audit DIR)"),
         (["--policy", '{"bias": [{"strength": 1, "layers": [7]}]}'], "the model has layers 0 to 1, got 7"),
         (["--policy", "{}", "--audit", "nowhere"], "expected the folder of an audit, but nowhere has no audit.json"),
     ],

@@ -50,6 +50,8 @@ def test_what_does_nothing():
         (lambda: Mixture(centre=-1), "Mixture.centre must be a finite weight of at least 0, got -1"),
         (lambda: Mixture(cues=math.inf), "Mixture.cues must be a finite weight"),
         (lambda: Policy.from_json("{"), "a policy must be JSON"),
+        (lambda: Policy.from_json('{"bias": [{"strength": %s}]}' % ("9" * 5000)), "a policy must be JSON: Exceeds"),
+        (lambda: Policy.from_json('{"maps": {"keypoints": %s}}' % ("9" * 400)), "maps.keypoints must be a number"),
         (lambda: Policy.from_json("[]"), "a policy must be a JSON object of bias, tokens"),
         (lambda: Policy.from_json('{"colour": 1}'), "a policy may hold bias, tokens, .* got colour"),
         (lambda: Policy.from_json('{"bias": 2}'), "bias must be a list of objects, got 2"),

@@ -396,6 +396,74 @@ def test_training_mode_and_compiled_models_are_refused():
         model(x)
 
 
+@pytest.mark.parametrize("part", ["forward", "forward_features", "blocks.1.forward"])
+def test_models_with_a_compiled_method_are_refused(part):
+    model, x, maps = setting()
+    path, _, name = part.rpartition(".")
+    module = model.get_submodule(path)
+    setattr(module, name, torch.compile(getattr(module, name), backend="eager"))
+    with pytest.raises(CaptureError, match="compiled or scripted model hides its operators"):
+        with prompt(model, STRONG, maps):
+            model(x)
+
+
+@pytest.mark.parametrize("when", ["never called before", "called before"])
+def test_compiled_code_that_calls_the_model_is_prompted_as_any_other(when):
+    model, x, maps = setting()
+    call = torch.compile(lambda images: model(images), backend="eager")
+    with torch.no_grad():
+        if when == "called before":
+            call(x)
+        with prompt(model, STRONG, maps):
+            expected = model(x)
+        with prompt(model, STRONG, maps):
+            given = call(x)
+        plain = model(x)
+    assert torch.equal(given, expected)
+    assert not torch.equal(given, plain)
+
+
+def test_gradient_checkpointing_is_refused_where_it_would_lose_the_prompt():
+    model, x, maps = setting()
+    model.set_grad_checkpointing(True)
+    with pytest.raises(CaptureError, match="turn gradient checkpointing off, or run it under torch.no_grad"):
+        with prompt(model, STRONG, maps):
+            model(x)
+    with torch.no_grad():
+        with prompt(model, STRONG, maps):
+            given = model(x)
+        model.set_grad_checkpointing(False)
+        with prompt(model, STRONG, maps):
+            assert torch.equal(given, model(x))
+
+
+def test_a_pass_that_was_interrupted_inside_leaves_the_next_as_it_should_be():
+    model, x, maps = setting()
+    with torch.no_grad():
+        with prompt(model, STRONG, maps):
+            expected = model(x)
+        with prompt(model, STRONG, maps):
+            last = model.blocks[-1].register_forward_pre_hook(stop)
+            with pytest.raises(KeyboardInterrupt):
+                model(x)
+            last.remove()
+            assert torch.equal(model(x), expected)
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_loaded_model_is_prompted_as_its_module():
+    loaded = siftlens.load_model("demo-shortcut")
+    x, maps = torch.rand(2, 3, 64, 64), torch.rand(2, 64)
+    with torch.no_grad():
+        with prompt(loaded, STRONG, maps):
+            given = loaded.module(x)
+        with prompt(loaded.module, STRONG, maps):
+            assert torch.equal(given, loaded.module(x))
+
+
 def test_another_input_size_makes_another_plan():
     import timm
 

@@ -1,6 +1,7 @@
 """A prompted model stands where the model stood: its maps, its files, and whose audit it takes."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -212,3 +213,17 @@ def test_a_copy_is_as_good():
         true = better(x)
         assert torch.equal(copy.deepcopy(better)(x), true)
         assert better.double()(x.double()).dtype == torch.float64
+
+
+def test_threads_take_turns(leaning):
+    better = prompted(leaning, Policy(bias=(Bias(3.0),), maps=Mixture(centre=1.0)), normalize=None)
+    x = images()
+    with torch.no_grad():
+        expected = better(x)
+
+    def ask(_):
+        with torch.no_grad():
+            return better(x)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(given, expected) for given in pool.map(ask, range(12)))

@@ -164,6 +164,9 @@ def test_bad_input(leaning, audit):
         tune_prompt(leaning, audit, pixels_of(HELD_OUT), normalize=None)
     with pytest.raises(InputError, match="expected a label for each of 300 images, got 2"):
         tune_prompt(leaning, audit, pixels_of(HELD_OUT), [0, 1], normalize=None)
+    named = [("plain", "striped")[label] for label in labels_of(HELD_OUT)]
+    with pytest.raises(InputError, match="harmful cues are of '1', but the labels are 'plain', 'striped'; name the"):
+        tune_prompt(leaning, audit, pixels_of(HELD_OUT), named, normalize=None)
     other = Leaning(on_object=1, on_cue=2).eval()
     torch.nn.init.zeros_(other.place)
     with pytest.raises(InputError, match="the audit is of a model with other weights"):

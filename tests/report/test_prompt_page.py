@@ -38,7 +38,7 @@ def test_marks_of_changed_answers():
     first, second = page.changes
     assert (first.before, first.after, first.verdict) == ("sea (80\u00a0%)", "wood (65\u00a0%)", "mended")
     assert first.why == "It carries sea 1 (colour), on 25\u00a0% of its patches."
-    assert second.why == "It carries none of the suppressed cues."
+    assert second.why == "Of the suppressed cues it carries none."
     assert page.unpictured == 1
     assert page.classes == ()
     assert page.groups == (

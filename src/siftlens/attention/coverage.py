@@ -20,7 +20,7 @@ def refuse_unreadable(model: nn.Module) -> None:
     """
     kinds = {type(module).__name__ for module in model.modules()}
     hidden = kinds & {"OptimizedModule", "RecursiveScriptModule", "TopLevelTracedModule"}
-    hidden |= {type(module).__name__ for module in model.modules() if module._compiled_call_impl is not None}
+    hidden |= {type(module).__name__ for module in model.modules() if _is_compiled(module)}
     if hidden:
         raise CaptureError(
             f"{type(model).__name__}: a compiled or scripted model hides its operators ({', '.join(sorted(hidden))}); "
@@ -31,6 +31,12 @@ def refuse_unreadable(model: nn.Module) -> None:
             raise CaptureError(
                 f"{name or type(model).__name__} is in training mode; call model.eval() before reading its attention"
             )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """By `module.compile()`, or in one of its methods: `module.forward = torch.compile(module.forward)`."""
+    methods = (value for value in vars(module).values() if callable(value))
+    return module._compiled_call_impl is not None or any(hasattr(m, "_torchdynamo_orig_callable") for m in methods)
 
 
 class Roll:

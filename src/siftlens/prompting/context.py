@@ -14,6 +14,7 @@ from siftlens.attention.capture import without_fast_path
 from siftlens.attention.coverage import refuse_unreadable
 from siftlens.attention.trial import on_trial
 from siftlens.core import CaptureError, InputError
+from siftlens.models import LoadedModel
 from siftlens.prompting.biases import Biases
 from siftlens.prompting.contrast import class_scores
 from siftlens.prompting.patches import even, highest, painted_over
@@ -61,10 +62,7 @@ class Prompting:
     def expect_forward(self) -> None:
         """Refuse a context in which nothing was prompted."""
         if not self._passes:
-            raise CaptureError(
-                "no forward pass of the model ran inside the prompt; call model(images) in it, and not from code "
-                "that was compiled before"
-            )
+            raise CaptureError("no forward pass of the model ran inside the prompt; call model(images) in it")
 
     @property
     def _aside(self) -> bool:
@@ -74,10 +72,15 @@ class Prompting:
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._aside:
             return None
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        self._running.close()  # where an interrupt was caught inside a pass before
+        if torch._C._are_functorch_transforms_active():
             raise CaptureError(
-                f"{type(model).__name__} cannot be prompted inside torch.compile or a transform of torch.func; "
-                "call it outside"
+                f"{type(model).__name__} cannot be prompted inside a transform of torch.func; call it outside"
+            )
+        if torch.is_grad_enabled() and any(_checkpointing(module) for module in model.modules()):
+            raise CaptureError(
+                f"{type(model).__name__} checkpoints its activations, and would compute them anew without the prompt; "
+                "turn gradient checkpointing off, or run it under torch.no_grad()"
             )
         if threading.get_ident() != self._thread:
             raise CaptureError("the model was called from another thread than the one that prompts it")
@@ -151,16 +154,22 @@ class Prompting:
         return torch.where(kept, full, full - strength * cue).to(output.dtype)
 
 
+def _checkpointing(module: nn.Module) -> bool:
+    """By timm's name for it or by transformers'."""
+    return any(getattr(module, name, False) is True for name in ("grad_checkpointing", "gradient_checkpointing"))
+
+
 @contextmanager
 def prompt(
-    model: nn.Module, policy: Policy, maps: Float[Tensor, "..."], *, plan: Plan | None = None
+    model: nn.Module | LoadedModel, policy: Policy, maps: Float[Tensor, "..."], *, plan: Plan | None = None
 ) -> Iterator[Prompting]:
     """Run a model under a policy. Its weights never change, and it is as before on leaving, error or not.
 
-    A policy that does nothing (`Policy.does_nothing`) leaves every bit of the output as it is.
+    A policy that does nothing (`Policy.does_nothing`) leaves every bit of the output as it is. Inside, functions that
+    torch.compile made run as they were written: a graph would hide the attention.
 
     Args:
-        model: a PyTorch vision transformer in evaluation mode, called on images.
+        model: a PyTorch vision transformer in evaluation mode, called on images, or one from `siftlens.load_model`.
         policy: what is done.
         maps: a number per patch of each image, (image, patch), row by row; higher = keep. For a bias it is g itself:
             0 moves nothing, and the size matters. For all else only the order matters.
@@ -180,6 +189,12 @@ def prompt(
         >>> with siftlens.prompt(model, Policy(bias=(Bias(3.0),)), maps) as prompting:
         ...     logits = model(images)
     """
+    if isinstance(model, LoadedModel):
+        model = model.module
+    if not isinstance(policy, Policy):
+        raise InputError(f"policy must be a Policy, got {type(policy).__name__}; Policy.from_json reads one")
+    if not isinstance(maps, Tensor):
+        raise InputError(f"maps must be a tensor, got {type(maps).__name__}; torch.as_tensor makes one of an array")
     if maps.ndim != 2:
         raise InputError(f"maps must be (image, patch), got {tuple(maps.shape)}")
     maps = maps.detach() if maps.dtype == torch.float64 else maps.detach().float()
@@ -194,7 +209,7 @@ def prompt(
             raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
         _prompted.add(model)
     try:
-        with prompting.attached():
+        with torch.compiler.set_stance("force_eager"), prompting.attached():
             yield prompting
         prompting.expect_forward()
     finally:

@@ -1,6 +1,7 @@
 """`prompted`: a model under a policy for good, as a module that computes its own maps."""
 
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from os import PathLike
@@ -25,12 +26,13 @@ from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 
 _INFO, _AUDIT = "prompt.json", "audit"
+_turn = threading.RLock()  # not of each module: those are copied and pickled
 
 
 class Prompted(nn.Module):
     """A model under a policy; stands where the model stood. Made by `siftlens.prompted`.
 
-    Inside `torch.compile` it runs eagerly, apart from the graph.
+    Inside `torch.compile` it runs eagerly, apart from the graph. Threads take turns.
 
     Attributes:
         model: the model, unchanged.
@@ -65,7 +67,7 @@ class Prompted(nn.Module):
         """
         if on_trial() or self.policy.does_nothing:
             return self.model(x)
-        with prompt(self.model, self.policy, self.maps(x), plan=self._plan):
+        with _turn, prompt(self.model, self.policy, self.maps(x), plan=self._plan):
             return self.model(x)
 
     @torch.no_grad()
@@ -172,7 +174,7 @@ def prompted(
     weights_hash = model.weights_hash if isinstance(model, LoadedModel) else hash_weights(module)
     if policy.maps.cues:
         if audit is None:
-            raise InputError("the policy's maps are made of an audit's cues; pass audit=")
+            raise InputError("the policy's maps are made of an audit's cues; pass audit= (--audit DIR)")
         expect_same_model(audit, weights_hash)
         cue_rows(audit, policy.maps)
     elif audit is not None and not policy.does_nothing:

@@ -5,16 +5,18 @@ logits of a view that shows only the cue taken off. Each reads the same map, a n
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from math import isfinite
 from typing import Any
+
+import numpy as np
 
 from siftlens.core import InputError
 
 FILLS = ("blur", "mean")
 _INDICES = ("layers", "heads", "rows")
 _STRONGEST = 100.0  # exp(100): nothing else is left
+_LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Bias:
     heads: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        _expect_strength("Bias.strength", self.strength, -_STRONGEST)
+        _keep_strength(self, -_STRONGEST)
         for name in ("layers", "heads"):
             _keep_indices(self, name)
 
@@ -56,7 +58,7 @@ class TokenChoice:
     keep: float
 
     def __post_init__(self) -> None:
-        _expect_share("TokenChoice.keep", self.keep, "0 drops every patch")
+        _keep_share(self, "keep", "0 drops every patch")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class PixelMask:
     fill: str = "blur"
 
     def __post_init__(self) -> None:
-        _expect_share("PixelMask.keep", self.keep, "0 masks the whole image")
+        _keep_share(self, "keep", "0 masks the whole image")
         if self.fill not in FILLS:
             raise InputError(f"PixelMask.fill must be one of {', '.join(FILLS)}, got {self.fill!r}")
 
@@ -98,19 +100,19 @@ class Contrast:
     view: float
 
     def __post_init__(self) -> None:
-        _expect_strength("Contrast.strength", self.strength, 0.0)
-        _expect_share("Contrast.view", self.view, "0 shows nothing")
+        _keep_strength(self, 0.0)
+        _keep_share(self, "view", "0 shows nothing")
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Where a prompted model's maps come from: a weighted mean of maps in [0, 1], each higher where to keep.
+    """Where a prompted model's maps come from: a weighted mean of maps, each higher where to keep.
 
     Args:
         keypoints: weight of log(1 + keypoints in the patch), over its largest value in the image.
         centre: weight of a Gaussian of a quarter of the image's sides.
         gradient: weight of the root mean square gradient, over its largest value in the image.
-        cues: weight of 0 on the patches of an audit's cues, 1 elsewhere.
+        cues: weight of -1 on the patches of an audit's cues, 0 elsewhere: a bias then leaves other tokens as they are.
         rows: which cues, by their rows in `Audit.cues`; None for those that do harm.
 
     Raises:
@@ -125,8 +127,9 @@ class Mixture:
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
-            if not (isfinite(weight) and weight >= 0):
+            if not (_is_number(weight) and weight >= 0):
                 raise InputError(f"Mixture.{name} must be a finite weight of at least 0, got {weight!r}")
+            object.__setattr__(self, name, _plain(weight))
         if not any(self.weights.values()):
             raise InputError(f"Mixture needs a weight above 0 on one of {', '.join(self.weights)}")
         _keep_indices(self, "rows")
@@ -161,7 +164,15 @@ class Policy:
     maps: Mixture = field(default_factory=lambda: Mixture(keypoints=1.0))
 
     def __post_init__(self) -> None:
+        if not isinstance(self.bias, Iterable) or not all(isinstance(bias, Bias) for bias in self.bias):
+            raise InputError(f"Policy.bias must be a tuple of Bias, such as (Bias(3.0),), got {self.bias!r}")
         object.__setattr__(self, "bias", tuple(self.bias))
+        for name, kind in (("tokens", TokenChoice), ("pixels", PixelMask), ("contrast", Contrast)):
+            part = getattr(self, name)
+            if not (part is None or isinstance(part, kind)):
+                raise InputError(f"Policy.{name} must be a {kind.__name__} or None, got {part!r}")
+        if not isinstance(self.maps, Mixture):
+            raise InputError(f"Policy.maps must be a Mixture, got {self.maps!r}")
 
     @classmethod
     def identity(cls) -> "Policy":
@@ -206,7 +217,7 @@ class Policy:
         """
         try:
             given = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also of numbers of thousands of digits
             raise InputError(f"a policy must be JSON: {error}; got {text[:60]!r}") from error
         _expect_names("a policy", given, [part.name for part in fields(cls)])
         biases = given.get("bias", [])
@@ -248,18 +259,35 @@ def _are_indices(value: Any) -> bool:
     return isinstance(value, list) and all(type(index) is int for index in value)
 
 
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Python's own or NumPy's, and no integer that is too large for a float."""
+    known = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return known and -_LARGEST < value < _LARGEST
 
 
-def _expect_strength(name: str, value: float, lowest: float) -> None:
-    if not lowest <= value <= _STRONGEST:
-        raise InputError(f"{name} must lie in [{lowest:g}, {_STRONGEST:g}], got {value!r}")
+def _plain(value: Any) -> float:
+    """NumPy's numbers as Python's, which JSON can hold."""
+    return value if isinstance(value, int) else float(value)
 
 
-def _expect_share(name: str, value: float, why: str) -> None:
-    if not 0 < value <= 1:
-        raise InputError(f"{name} must be a share of the patches in (0, 1], got {value!r}; {why}")
+def _keep_strength(part: Any, lowest: float) -> None:
+    value = part.strength
+    if not (_is_number(value) and lowest <= value <= _STRONGEST):
+        kind = type(part).__name__
+        raise InputError(f"{kind}.strength must lie in [{lowest:g}, {_STRONGEST:g}], got {value!r}")
+    object.__setattr__(part, "strength", _plain(value))
+
+
+def _keep_share(part: Any, name: str, why: str) -> None:
+    value = getattr(part, name)
+    if not (_is_number(value) and 0 < value <= 1):
+        kind = type(part).__name__
+        raise InputError(f"{kind}.{name} must be a share of the patches in (0, 1], got {value!r}; {why}")
+    object.__setattr__(part, name, _plain(value))
 
 
 def _keep_indices(part: Any, name: str) -> None:
@@ -267,7 +295,8 @@ def _keep_indices(part: Any, name: str) -> None:
     value = getattr(part, name)
     if value is None:
         return
-    if not value or min(value) < 0:
+    indices = list(value) if isinstance(value, Iterable) else []
+    if not indices or not all(_is_index(index) for index in indices):
         kind = type(part).__name__
         raise InputError(f"{kind}.{name} must be None or at least one index from 0, got {value!r}")
-    object.__setattr__(part, name, tuple(sorted(set(value))))
+    object.__setattr__(part, name, tuple(sorted({int(index) for index in indices})))

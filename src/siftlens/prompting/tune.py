@@ -44,8 +44,10 @@ def tune_prompt(
     """Choose a policy by the accuracy of the worst group, on images that neither trained nor audited the model.
 
     No group labels are needed: an image's group is its class, and whether the audit's harmful cues speak for or against
-    that class in it. The average counts all groups alike: in a split that is as biased as the training images, the
-    shortcut is right for most of them, and undoing it looks like a loss.
+    that class in it. The average counts all groups alike, counterparts among them, and leaves groups of fewer than 8
+    images out: in a split that is as biased as the training images, the shortcut is right for most of them, and undoing
+    it looks like a loss. So the share of right answers on such a split may well fall, and so will that of a deployment
+    in which the shortcut goes on holding.
 
     Few images go against the cues where the split is as biased as the training images. So up to 64 images of each class
     get a counterpart: the same image with a cue exchanged for what another image has at those places, and the label

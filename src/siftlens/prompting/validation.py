@@ -125,7 +125,7 @@ def read_validation(
     """Decode a labelled split and look for the audit's harmful cues in it; there must be one.
 
     Raises:
-        InputError: labels are missing, or do not match the model's classes; an audit of another grid.
+        InputError: labels are missing, or do not match the model's classes or the audit's; an audit of another grid.
         NothingReadableError: not one image can be read.
     """
     refs = list(source)
@@ -150,6 +150,12 @@ def read_validation(
     labels_index = np.array([classes.index(name) for name in names])
     plan = Plan(model.module, (first,), {})
     rows = harmful_rows(audit)
+    cued = set(audit.cues["label"].iloc[list(rows)])
+    if not cued & set(classes):
+        raise InputError(
+            f"the audit's harmful cues are of {', '.join(map(repr, sorted(cued)))}, but the labels are "
+            f"{', '.join(map(repr, classes[:5]))}; name the classes as the audit does"
+        )
     nowhere = np.zeros((0, len(pixels), plan.layout.grid.patches), bool)
     bare = Validation(model, pixels, np.array(names), logit[labels_index], nowhere, 2 * labels_index, plan, batch_size)
     found = bare.with_cues(audit, rows)
