@@ -17,6 +17,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -213,10 +214,14 @@ def main() -> None:
             "steps_per_epoch": total // BASE.batch_size,
             "decoding_seconds": round(each["decoding"] * total / 1e3, 2),
             "detection_seconds": round(each["decoding and detection"] * total / 1e3, 2),
+            "milliseconds_per_image": each,
+            "turns": 3 * given.rounds,
+            "command": machine.command(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine.describe_machine(),
         }
         if given.study:
-            result = machine.load_result("pretraining-speed") | {"study": study | {"command": machine.command()}}
-            machine.save_result("pretraining-speed", result)
+            machine.save_result("pretraining-speed", machine.load_result("pretraining-speed") | {"study": study})
             return
         result = {
             "precision": PRECISION,

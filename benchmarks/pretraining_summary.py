@@ -18,6 +18,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -32,6 +33,11 @@ from pretraining_arms import ARMS, BASE, settings_of
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
 FEWEST = 3  # seeds from which a spread is told
+CONTROLS = (  # what an arm adds to its control: keypoints of the image's own, or keypoints at all
+    ("keypoint-high", "other-image"),
+    ("keypoint-partial", "random-partial"),
+    ("keypoint-fewer", "random-fewer"),
+)
 EPOCHS = (BASE.epochs, 10)  # E: of the study, and of the shorter one before it
 
 
@@ -68,7 +74,7 @@ def ratio_of(above: Float[np.ndarray, " seed"], below: Float[np.ndarray, " seed"
         return Estimate(top / bottom, -math.inf, math.inf)
     (tt, tb), (_, bb) = np.cov(above, below) * critical(n) ** 2 / n
     a, b, c = bottom**2 - bb, top * bottom - tb, top**2 - tt
-    if a <= 0:
+    if a <= 0 or bottom <= 0:  # the slope cannot be told from 0, or the arm learns nothing by more epochs
         return Estimate(top / bottom, -math.inf, math.inf)
     root = math.sqrt(max(0.0, b**2 - a * c))
     return Estimate(top / bottom, (b - root) / a, (b + root) / a)
@@ -143,6 +149,21 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
         if speed:
             found.append(row["theta"].map(partial(wall_clock, speed, arm, epochs)))
         told += "".join(f" {estimate.told()}{'*' if row['beyond'] else ''} |" for estimate in found)
+    return told
+
+
+def controls(runs: dict[tuple[str, int, int], Any]) -> str:
+    """What decides what keypoints earn: each guided arm less its control, paired by seed."""
+    told = "| | epochs | seeds | linear probe, points | k-NN, points |\n|---|---:|---:|---:|---:|"
+    for epochs, (arm, control) in product(EPOCHS, CONTROLS):
+        seeds = [s for s in range(99) if all((a, epochs, s) in runs for a in (arm, control))]
+        if len(seeds) < 2:
+            continue
+        found = []
+        for metric in ("linear", "knn"):
+            own, other = (np.array([runs[a, epochs, s][metric]["report"] for s in seeds]) for a in (arm, control))
+            found.append(mean_of(100 * (own - other)).told(1, sign="+"))
+        told += f"\n| {arm} less {control} | {epochs} | {len(seeds)} | {' | '.join(found)} |"
     return told
 
 
@@ -227,6 +248,25 @@ def figure(runs: dict[tuple[str, int, int], Any]) -> str:
     return figures.save(drawn, "pretraining", "Accuracy of each arm against the epochs of its schedule")
 
 
+def costs(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any]) -> str:
+    """Mean accuracy against wall-clock, decoding and detection included; across, what random reaches in all its epochs."""
+    drawn, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, metric, name in zip(axes, ("linear", "knn"), ("linear probe", "k-NN"), strict=True):
+        for number, arm in enumerate(ARMS):
+            spent = sorted({e for a, e, _ in runs if a == arm and e})
+            if arm not in speed["arms"] or not spent:
+                continue
+            means = [100 * np.mean([r[metric]["report"] for (a, e, _), r in runs.items() if (a, e) == (arm, at)]) for at in spent]
+            axis.plot([seconds_of(speed, arm, at) / 60 for at in spent], means, ".-", label=arm, color=f"C{number}")
+            if arm == "random":
+                axis.axhline(means[-1], color=f"C{number}", linestyle=":", linewidth=1)
+        axis.set_xscale("log")
+        axis.set_xlabel("minutes of one core, detection included")
+        axis.set_ylabel(f"{name}, % correct")
+    axes[0].legend(frameon=False, fontsize="small")
+    return figures.save(drawn, "pretraining-cost", "Accuracy of each arm against wall-clock")
+
+
 def main() -> None:
     runs = load("linear")
     timed = machine.RESULTS / "pretraining-speed.json"
@@ -235,7 +275,10 @@ def main() -> None:
         "pretraining-runs": every_run(runs),
         "pretraining-curves": figure(runs),
         "pretraining-finetuned": finetuned_table(),
+        "pretraining-controls": controls(runs),
     }
+    if speed:
+        parts["pretraining-costs"] = costs(runs, speed)
     for epochs in EPOCHS:
         linear = table(runs, speed, "linear", epochs)
         parts[f"pretraining-linear-{epochs}"] = f"{linear}\n\n{resolution(runs, 'linear', epochs)}"

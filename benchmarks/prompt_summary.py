@@ -10,7 +10,7 @@ from scipy import stats
 from prompt_arms import ARMS, FOVEAL, OPERATORS, ORACLES
 
 HEAD_ROOM = 0.10  # gain of the worst group by the oracle, below which a setting says nothing
-DRAWS = 2000
+DRAWS, FEWEST = 2000, 5  # of the bootstrap, and runs from which it is made
 RIVALS = ("random", "centre", "gradient")
 Run = dict[str, Any]
 
@@ -43,6 +43,8 @@ def pooled(runs: list[Run]) -> dict[str, Any]:
         "runs": len(runs),
         "recovered": recovered(tuned, [gain for _, gain in best]) if runs else recovered([0.0], [0.0]),
         "average_change": interval([mean(run["tuned"]["groups"]) - mean(run["none"]) for run in runs]),
+        "acting": acting([run for run in runs if not abstained(run)]),
+        "operators": {name: operator(runs, name) for name in (*OPERATORS, FOVEAL)} if runs else {},
         "keypoints_over": {
             rival: interval(
                 [own - min(run["arms"][rival][name]) for own, run, (name, _) in zip(keypoints, runs, best, strict=True)]
@@ -50,6 +52,23 @@ def pooled(runs: list[Run]) -> dict[str, Any]:
             for rival in RIVALS
         },
     }
+
+
+def acting(runs: list[Run]) -> dict[str, Any]:
+    """What tuned prompts that do something cost where the cue goes on holding: groups as in the model's own data."""
+    changes = [as_biased(run, run["tuned"]["groups"]) - as_biased(run, run["none"]) for run in runs]
+    return {
+        "runs": len(runs),
+        "as_biased_change": interval(changes),
+        "least": round(max(changes, default=0.0), 4),
+        "most": round(min(changes, default=0.0), 4),
+    }
+
+
+def as_biased(run: Run, groups: Sequence[float]) -> float:
+    """Accuracy where the cue agrees with the class as often as it did when the model was trained."""
+    agrees = run["correlation"]
+    return float(np.dot([agrees / 2, (1 - agrees) / 2, (1 - agrees) / 2, agrees / 2], groups))
 
 
 def left_alone(runs: list[Run]) -> dict[str, Any]:
@@ -79,9 +98,10 @@ def setting(runs: list[Run]) -> dict[str, Any]:
     operators = {name: operator(runs, name) for name in (*OPERATORS, FOVEAL)}
     best = max(operators, key=lambda name: operators[name]["head_room"]["mean"])
     return {
-        "none": figures([run["none"] for run in runs]),
+        "none": figures([run["none"] for run in runs]) | each_group([run["none"] for run in runs]),
         "operators": operators,
         "tuned": figures([run["tuned"]["groups"] for run in runs])
+        | each_group([run["tuned"]["groups"] for run in runs])
         | {
             "gain": interval([min(run["tuned"]["groups"]) - min(run["none"]) for run in runs]),
             "average_change": interval([mean(run["tuned"]["groups"]) - mean(run["none"]) for run in runs]),
@@ -120,13 +140,17 @@ def oracle_gains(runs: list[Run], name: str) -> list[float]:
 
 
 def figures(groups: list[list[float]]) -> dict[str, Any]:
-    """Worst-group and average accuracy, all groups, and the gap between cues that agree and cues drawn by lot."""
+    """Worst-group and average accuracy, and the gap between cues that agree and cues drawn by lot."""
     return {
         "worst": interval([min(four) for four in groups]),
         "average": interval([mean(four) for four in groups]),
-        "groups": np.mean(groups, axis=0).round(4).tolist(),
         "gap": interval([mean([four[0], four[3]]) - mean(four) for four in groups]),
     }
+
+
+def each_group(groups: list[list[float]]) -> dict[str, Any]:
+    """Accuracy of each of the four groups."""
+    return {"groups": [interval([four[group] for four in groups]) for group in range(4)]}
 
 
 def heads(runs: list[Run]) -> dict[str, Any]:
@@ -157,11 +181,14 @@ def gain_without(run: Run, head: dict[str, Any]) -> float:
 
 
 def recovered(gains: list[float], oracle: list[float]) -> dict[str, float | None]:
-    """Mean gain over the oracle's, with a 95 % percentile interval of a bootstrap over runs; None without head-room."""
+    """Mean gain over the oracle's, with a 95 % percentile interval of a bootstrap over runs; None without head-room.
+
+    No interval of fewer than five runs: drawn anew, the oracle's gain can come near nought.
+    """
     if np.mean(oracle) < HEAD_ROOM:
         return {"share": None, "low": None, "high": None}
     share = round(float(np.mean(gains) / np.mean(oracle)), 3)
-    if len(gains) < 2:
+    if len(gains) < FEWEST:
         return {"share": share, "low": None, "high": None}
     random = np.random.default_rng(0)
     drawn = random.integers(len(gains), size=(DRAWS, len(gains)))

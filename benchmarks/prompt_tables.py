@@ -15,6 +15,8 @@ def tables(summary: Summary) -> dict[str, str]:
         "prompt-tuned": tuned(summary),
         "prompt-room": head_room(summary),
         "prompt-arms": arms(summary),
+        "prompt-operators": operators(summary["biased"]),
+        "prompt-groups": by_group(summary),
         "prompt-heads": heads(summary["heads"]),
     }
 
@@ -25,6 +27,11 @@ def pooled(summary: Summary) -> str:
     rows = [
         ["share of the oracle's gain that the tuned prompt recovers", "60 %", share(biased["recovered"])],
         ["its change of the average, points", "not below 0", points(biased["average_change"], 1)],
+        [
+            f"in the {biased['acting']['runs']} where it acts: change on data as biased as the model's own, points",
+            "",
+            points(biased["acting"]["as_biased_change"], 1),
+        ],
         *(
             [f"gain by keypoints over that by {rival} at equal area, points", "above 0", points(gain)]
             for rival, gain in biased["keypoints_over"].items()
@@ -83,6 +90,28 @@ def arms(summary: Summary) -> str:
         if not found["says_nothing"]:
             rows.append([*named(setting), name, *(points(found["arms"][arm]["gain"]) for arm in ARMS)])
     return table([*HEADINGS, "by", *(f"*{arm}*" if arm in ORACLES else arm for arm in ARMS)], rows)
+
+
+def operators(biased: Summary) -> str:
+    """Every operator with every arm, over all biased models with head-room: worst group, average and gap."""
+    rows = []
+    for name, found in biased["operators"].items():
+        for arm in ARMS:
+            told = found["arms"][arm]
+            over = [points(found["keypoints_over"][arm])] if arm in found["keypoints_over"] else [""]
+            rows.append([name, arm, *(points(told[what]) for what in ("gain", "average", "gap")), *over])
+    headings = ["operator", "map", "gain of the worst group", "average", "gap", "keypoints over it"]
+    return table(headings, rows)
+
+
+def by_group(summary: Summary) -> str:
+    """Accuracy of the four groups, of class 0 and 1 without and with the cue, before and under the tuned prompt."""
+    rows = [
+        [*named(setting), *(points(group) for when in ("none", "tuned") for group in setting[when]["groups"])]
+        for setting in summary["settings"]
+    ]
+    groups = [f"class {label}, {cue} cue" for label in (0, 1) for cue in ("no", "with")]
+    return table([*HEADINGS, *groups, *(f"tuned: {group}" for group in groups)], rows)
 
 
 def heads(found: dict[str, Any]) -> str:
