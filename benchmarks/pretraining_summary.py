@@ -55,6 +55,8 @@ class Estimate:
 
     def told(self, digits: int = 2, *, sign: str = "") -> str:
         """As it stands in a table."""
+        if math.isnan(self.value):
+            return "not told"
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"{self.value:{sign}.{digits}f} (not bounded)"
         return f"{self.value:{sign}.{digits}f} ({self.low:{sign}.{digits}f} to {self.high:{sign}.{digits}f})"
@@ -70,11 +72,13 @@ def mean_of(values: Float[np.ndarray, " seed"]) -> Estimate:
 def ratio_of(above: Float[np.ndarray, " seed"], below: Float[np.ndarray, " seed"]) -> Estimate:
     """Ratio of two means over the same seeds, and Fieller's interval."""
     n, top, bottom = len(above), float(above.mean()), float(below.mean())
+    if bottom <= 0:  # an arm that learns nothing by more epochs reaches nothing by them
+        return Estimate(math.nan, -math.inf, math.inf)
     if n < 2:
         return Estimate(top / bottom, -math.inf, math.inf)
     (tt, tb), (_, bb) = np.cov(above, below) * critical(n) ** 2 / n
     a, b, c = bottom**2 - bb, top * bottom - tb, top**2 - tt
-    if a <= 0 or bottom <= 0:  # the slope cannot be told from 0, or the arm learns nothing by more epochs
+    if a <= 0:
         return Estimate(top / bottom, -math.inf, math.inf)
     root = math.sqrt(max(0.0, b**2 - a * c))
     return Estimate(top / bottom, (b - root) / a, (b + root) / a)
@@ -249,14 +253,17 @@ def figure(runs: dict[tuple[str, int, int], Any]) -> str:
 
 
 def costs(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any]) -> str:
-    """Mean accuracy against wall-clock, decoding and detection included; across, what random reaches in all its epochs."""
+    """Mean accuracy against wall-clock, with decoding and detection; dotted, what random reaches at its longest."""
     drawn, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, metric, name in zip(axes, ("linear", "knn"), ("linear probe", "k-NN"), strict=True):
         for number, arm in enumerate(ARMS):
             spent = sorted({e for a, e, _ in runs if a == arm and e})
             if arm not in speed["arms"] or not spent:
                 continue
-            means = [100 * np.mean([r[metric]["report"] for (a, e, _), r in runs.items() if (a, e) == (arm, at)]) for at in spent]
+            means = [
+                100 * np.mean([r[metric]["report"] for (a, e, _), r in runs.items() if (a, e) == (arm, at)])
+                for at in spent
+            ]
             axis.plot([seconds_of(speed, arm, at) / 60 for at in spent], means, ".-", label=arm, color=f"C{number}")
             if arm == "random":
                 axis.axhline(means[-1], color=f"C{number}", linestyle=":", linewidth=1)
