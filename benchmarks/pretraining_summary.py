@@ -268,6 +268,8 @@ def costs(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any]) -> str:
             if arm == "random":
                 axis.axhline(means[-1], color=f"C{number}", linestyle=":", linewidth=1)
         axis.set_xscale("log")
+        axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axis.minorticks_off()
         axis.set_xlabel("minutes of one core, detection included")
         axis.set_ylabel(f"{name}, % correct")
     axes[0].legend(frameon=False, fontsize="small")
