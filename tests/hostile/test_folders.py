@@ -215,7 +215,9 @@ def test_a_damaged_state_of_a_pretraining_is_refused(place, siftlens_cli, pretra
     (place / "out").mkdir()
     (place / "out" / "state.safetensors").write_bytes(b"x")
     damage(place / "out" / "state.safetensors")
-    siftlens_cli(*pretraining, "--resume", out="out").failed(r"state.safetensors is damaged .*, and cannot be resumed; begin anew in another")
+    siftlens_cli(*pretraining, "--resume", out="out").failed(
+        r"state.safetensors is damaged .*, and cannot be resumed; begin anew in another"
+    )
 
 
 @pytest.mark.filterwarnings("always")
