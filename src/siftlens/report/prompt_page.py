@@ -191,7 +191,7 @@ def _why(row: Any) -> str:
     if row.cues is None:
         return ""
     if not row.cues:
-        few = f"too little of them to count: {percent(row.cue_share)} of its patches" if row.cue_share else "none"
+        few = f"too little to count: {percent(row.cue_share)} of its patches" if row.cue_share else "none"
         return f"Of the suppressed cues it carries {few}."
     return f"It carries {row.cues}, on {percent(row.cue_share)} of its patches."
 
