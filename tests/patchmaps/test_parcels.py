@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from siftlens.patchmaps import parcels
 from siftlens.patchmaps.parcels import Shelf, pack, unpack
-from siftlens.patchmaps.workers import in_order
+from siftlens.patchmaps.workers import Crashed, in_order
 
 LARGE = np.arange(3 * 40_000, dtype=np.uint8).reshape(3, 40_000)
 SMALL = np.arange(7.0)
@@ -88,6 +89,36 @@ def test_what_somebody_else_cleans_up_is_made_again(memory):
         file.unlink()
     assert [(len(array), array[0]) for array in made] == [(100_000, n) for n in range(1, 5)]
     assert not memory()
+
+
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_finished_results_outlive_the_death_of_a_worker(cleaned, memory, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calls")
+
+    def work(number: int) -> np.ndarray:
+        (folder / f"{number}-{os.getpid()}").touch()
+        if number == 0:
+            while len(list(folder.glob("[123]-*"))) < 3:
+                time.sleep(0.01)
+            time.sleep(0.2)  # the other process waits for more
+            for shared in memory() if cleaned else ():
+                shutil.rmtree(shared)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.full(100_000, number)
+
+    made = list(in_order(work, range(4), workers=2, window=4, initializer=int, initargs=()))
+    assert made[0] == Crashed(0)
+    assert [array[0] for array in made[1:]] == [1, 2, 3]
+    assert len(list(folder.glob("0-*"))) == 2
+    assert len(list(folder.glob("[123]-*"))) == (6 if cleaned else 3)
+    assert not memory()
+
+
+def test_what_dead_workers_left_half_written_goes(shelf):
+    kept, left = pack((SMALL, LARGE, "word"), shelf.folder), pack(LARGE, shelf.folder)
+    shelf.keep(set(kept.files))
+    assert not left.files[0].exists()
+    expect_same(unpack(kept))
 
 
 def test_closing_leaves_nothing_behind(memory):

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import tempfile
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -46,6 +47,12 @@ class Shelf:
         with suppress(OSError):
             self.folder = Path(tempfile.mkdtemp(prefix="siftlens-", dir=_SHARED_MEMORY))
             resource_tracker.register(str(self.folder), "folder")
+
+    def keep(self, files: Set[Path]) -> None:
+        """Take away everything else: what processes that died were writing."""
+        if self.folder is not None:
+            for file in set(self.folder.glob("*")) - files:
+                file.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Take the folder away, and what nobody asked for."""

@@ -80,7 +80,7 @@ def in_order(
                         f"{deaths} worker processes died one after the other; free some memory, or work without them "
                         "(workers=0)"
                     ) from error
-                pool.restart()
+                pool.restart(under_way)
                 if future is None:
                     yield Crashed(task)
                 else:
@@ -138,9 +138,6 @@ class _Pool(Generic[Task, Done]):
     ):
         self._work = work
         self._new: Any = partial(ProcessPoolExecutor, workers, initializer=_begin, initargs=(initializer, *initargs))
-        self._start()
-
-    def _start(self) -> None:
         with _without_interrupts():  # a lock half made would be complained about at the end
             self._shelf, self._executor = Shelf(), self._new()
 
@@ -154,9 +151,13 @@ class _Pool(Generic[Task, Done]):
             future.set_exception(error)
             return future
 
-    def restart(self) -> None:
-        self.kill()
-        self._start()
+    def restart(self, under_way: Iterable[tuple[Task, "Future[Parcel] | None"]]) -> None:
+        """Kill the processes and start others; of what these had made, the results that wait for their turn stay."""
+        self._executor.shutdown(wait=True, kill_workers=True)
+        done = (future for _, future in under_way if future is not None and future.exception() is None)
+        self._shelf.keep({file for future in done for file in future.result().files})
+        with _without_interrupts():
+            self._executor = self._new()
 
     def kill(self) -> None:
         self._executor.shutdown(wait=True, kill_workers=True)
