@@ -252,6 +252,31 @@ def test_help_does_not_wait_for_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's threads are GNU's on Linux only")
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_idle_threads_do_not_take_cores_from_detection_unless_told_to(own, spins):
+    code = """
+import sys
+from siftlens.cli import main
+sys.argv[1:] = ["--version"]
+try:
+    main()
+except SystemExit:
+    import torch
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {"OMP_DISPLAY_ENV": "verbose"} | own,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
 def test_ctrl_c_keeps_what_is_done_and_resume_ends_with_the_same_numbers(place):
     options = ["--batch-size", "1", "--workers", "0"]
     # A commit after every batch, so that the test need not wait for one.
