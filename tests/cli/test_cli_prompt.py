@@ -52,10 +52,13 @@ def test_before_and_after(place, tmp_path):
     broken.unlink()
     assert (code, err) == (0, "")
     table = pd.read_parquet(out / "predictions.parquet")
-    mended = int((table["changed"] & (table["after"] == table["label"])).sum())
+    changed = table["changed"]
+    assert (table["after_p_before"] < table["before_p"])[changed].all()
+    assert (table["after_p_before"] == table["before_p"])[~changed].all()
+    mended = int((changed & (table["after"] == table["label"])).sum())
     before, after = ((table[name] == table["label"]).mean() for name in ("before", "after"))
     assert mended > 10 and after > before
-    spoilt = int(table["changed"].sum()) - mended
+    spoilt = int(changed.sum()) - mended
     groups = [table["label"], table["cues"] != ""]
     worst = [(table[name] == table["label"]).groupby(groups).mean().min() for name in ("before", "after")]
     assert worst[1] > worst[0] + 0.2
@@ -67,7 +70,7 @@ def test_before_and_after(place, tmp_path):
         f"worst      {worst[0]:.1%} before, {worst[1]:.1%} after, of the classes with and without a suppressed cue",
     ]
     assert {path.name for path in out.iterdir()} == {"index.html", "predictions.parquet", "prompt.json", "audit"}
-    cues = table.loc[table["changed"] & (table["label"] == "green"), "cues"]
+    cues = table.loc[changed & (table["label"] == "green"), "cues"]
     assert cues.str.contains("indigo").all()
     model = siftlens.load_model(f"{place}/model.py:factory")
     assert siftlens.load_prompted(out, model).policy == siftlens.Policy.from_json(DROP)

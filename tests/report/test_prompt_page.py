@@ -37,8 +37,8 @@ def test_marks_of_changed_answers():
     )
     first, second = page.changes
     assert (first.before, first.after, first.verdict) == ("sea (80\u00a0%)", "wood (65\u00a0%)", "mended")
-    assert first.why == "It carries sea 1 (colour), on 25\u00a0% of its patches."
-    assert second.why == "Of the suppressed cues it carries none."
+    assert first.why == "It carries sea 1 (colour), on 25\u00a0% of its patches. Before, wood had 15\u00a0%."
+    assert second.why == "Of the suppressed cues it carries none. Before, sea had 25\u00a0%."
     assert page.unpictured == 1
     assert page.classes == ()
     assert page.groups == (
@@ -68,7 +68,7 @@ def test_unknown_labels_are_not_marked():
     page = prompt_page(effect(labels_match=False, cues=False))
     assert "it is not known which answers are right" in page.lead[1]
     assert [change.verdict for change in page.changes] == ["changed", "changed"]
-    assert [change.why for change in page.changes] == ["", ""]
+    assert [change.why for change in page.changes] == ["Before, wood had 15\u00a0%.", "Before, sea had 25\u00a0%."]
     assert page.classes == (("sea", "3", "4", "1"), ("wood", "2", "1", "2"))
     assert 'class="mark' not in render_prompt(effect(labels_match=False))
 

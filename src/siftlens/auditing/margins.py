@@ -1,5 +1,8 @@
 """How far a model is from another answer, and which patches that hangs on."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,7 +23,9 @@ def margins(logits: Float[Tensor, "image class"], classes: Int[Tensor, " image"]
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image class"]:
+def logits_of(
+    model: Callable[[Tensor], Any], x: Float[Tensor, "image channel height width"]
+) -> Float[Tensor, "image class"]:
     """Logits in float32.
 
     Raises:

@@ -61,7 +61,7 @@ def _root(
 def main() -> None:
     """Entry point of the console script."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        # Read when PyTorch is imported, which no command has done yet: its idle threads wait for their next operation on
-        # the cores that detect, 20 ms each time. Half a millisecond is enough for the gaps between a model's operations.
+        # Read when PyTorch is imported, which no command has done yet: its idle threads wait for their next operation
+        # on cores that detect, 20 ms each time. Half a millisecond is enough for the gaps between a model's operations.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     app()

@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -48,7 +48,7 @@ class Shelf:
             self.folder = Path(tempfile.mkdtemp(prefix="siftlens-", dir=_SHARED_MEMORY))
             resource_tracker.register(str(self.folder), "folder")
 
-    def keep(self, files: Set[Path]) -> None:
+    def keep(self, files: AbstractSet[Path]) -> None:
         """Take away everything else: what processes that died were writing."""
         if self.folder is not None:
             for file in set(self.folder.glob("*")) - files:

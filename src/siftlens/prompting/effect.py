@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,9 @@ class PromptEffect:
 
     Attributes:
         table: a row per image: identity, label (its folder), before and after (answers), before_p and after_p (their
-            probability; under a contrast, softmax of the contrasted scores), changed, cues (those that it holds, of the
-            ones suppressed), cue_share (of its patches); None and NaN without an audit's cues.
+            probability; under a contrast, softmax of the contrasted scores), after_p_before (the probability that the
+            answer after had before), changed, cues (those that it holds, of the ones suppressed), cue_share (of its
+            patches); None and NaN without an audit's cues.
         pictures: of the first images whose answer changed.
         policy: what was done.
         info: model, settings, counts, images set aside, in JSON values.
@@ -130,8 +132,8 @@ def measure_effect(
     outputs = 0
     for refs, pixels in _batches(source, model, batch_size, aside):
         x = to_input(pixels, model.normalization, model.device, model.dtype)
-        before, after = logits_of(model.module, x), logits_of(better, x)
         maps = better.maps(x)
+        before, after = logits_of(model.module, x), logits_of(partial(better.under, maps=maps), x)
         outputs = before.shape[1]
         cues, shares = _cues(better, x, pixels)
         for place, ref in enumerate(refs):
@@ -139,6 +141,7 @@ def measure_effect(
             for name, logits in (("before", before[place]), ("after", after[place])):
                 answer = int(logits.argmax())
                 row |= {name: answer, f"{name}_p": float(logits.softmax(dim=0)[answer])}
+            row["after_p_before"] = float(before[place].softmax(dim=0)[row["after"]])
             row |= {"changed": row["before"] != row["after"], "cues": cues[place], "cue_share": shares[place]}
             if row["changed"] and len(pictures) < PICTURES:
                 counts = patch_counts(better.policy, maps[place : place + 1])[0]

@@ -65,9 +65,19 @@ class Prompted(nn.Module):
             InputError: x is not what the normalisation says; cues of another grid.
             CaptureError: the model cannot be prompted.
         """
-        if on_trial() or self.policy.does_nothing:
-            return self.model(x)
-        with _turn, prompt(self.model, self.policy, self.maps(x), plan=self._plan):
+        return self.model(x) if on_trial() or self.policy.does_nothing else self.under(x, self.maps(x))
+
+    def under(self, x: Float[Tensor, "image 3 height width"], maps: Float[Tensor, "image patch"]) -> Any:
+        """What the model returns under the policy by these maps, for whoever has them already.
+
+        Args:
+            x: as the model takes them.
+            maps: of these images.
+
+        Raises:
+            CaptureError: the model cannot be prompted.
+        """
+        with _turn, prompt(self.model, self.policy, maps, plan=self._plan):
             return self.model(x)
 
     @torch.no_grad()

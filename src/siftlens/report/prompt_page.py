@@ -34,7 +34,7 @@ class Change:
         before: the answer without the prompt, with its probability.
         after: with it.
         verdict: "mended", "spoilt" or "changed", as far as its label tells.
-        why: what it holds of what is suppressed; empty where no audit says.
+        why: how near the new answer was, and what it holds of what is suppressed, where an audit says so.
         pictures: data URIs of what the model sees, and of what counts of it.
     """
 
@@ -188,12 +188,14 @@ def _verdict(row: Any) -> str:
 
 
 def _why(row: Any) -> str:
+    """How near the new answer was, and what of the suppressed cues is there."""
+    near = f"Before, {row.after} had {percent(row.after_p_before)}."
     if row.cues is None:
-        return ""
-    if not row.cues:
-        few = f"too little to count: {percent(row.cue_share)} of its patches" if row.cue_share else "none"
-        return f"Of the suppressed cues it carries {few}."
-    return f"It carries {row.cues}, on {percent(row.cue_share)} of its patches."
+        return near
+    if row.cues:
+        return f"It carries {row.cues}, on {percent(row.cue_share)} of its patches. {near}"
+    few = f"too little to count: {percent(row.cue_share)} of its patches" if row.cue_share else "none"
+    return f"Of the suppressed cues it carries {few}. {near}"
 
 
 def _classes(table: pd.DataFrame) -> tuple[tuple[str, str, str, str], ...]:
