@@ -4,6 +4,7 @@ Every arm but the plain forward pass computes all statistics of every layer and 
 
     python benchmarks/attention.py                      all settings, about 25 minutes on 2 cores
     python benchmarks/attention.py --setting b16-224    this one again, the others stay as they were measured
+    python benchmarks/attention.py --rounds 0           memory alone, times stay as they were measured
     python benchmarks/attention.py --error              errors instead, a few minutes
     python benchmarks/attention.py --device cuda        bfloat16, batches of 32, also 1024 px
 
@@ -11,7 +12,7 @@ Speed: the arms take turns within one process; the median over rounds of the rat
 Memory: each arm alone in a fresh process, peak resident memory of a second pass above the
 loaded model. "live": what is freed goes back to the system at once (MALLOC_MMAP_THRESHOLD_ fixed), so that the peak
 is what was needed at one time. "resident": the allocator as it comes, which keeps some of what was freed, now more
-and now less: the median of three processes.
+and now less: the median of three processes. "process": the same peak, of the whole process with the model.
 Error: the largest difference of any statistic from the same model in float64, for one image.
 """
 
@@ -208,8 +209,9 @@ def hf_output_attentions(setting: Setting) -> tuple[Work, Callable[[], Any]]:
     return work, run
 
 
+PLAIN = "plain forward pass"
 ARMS: dict[str, Callable[[Setting], tuple[Work, Callable[[], Any]]]] = {
-    "plain forward pass": plain,
+    PLAIN: plain,
     "siftlens": siftlens,
     "siftlens, with entropy": lambda setting: siftlens(setting, entropy=True),
     "layer by layer": layer_by_layer,
@@ -221,28 +223,50 @@ ARMS: dict[str, Callable[[Setting], tuple[Work, Callable[[], Any]]]] = {
 }
 
 
-def memory_of(setting: Setting, arm: str) -> float:
-    """Peak memory of one arm above its loaded model, MB, on the device; infinite where it does not fit."""
+def memory_of(setting: Setting, arm: str) -> tuple[float, float]:
+    """Peak memory of one arm above its loaded model, and of the whole process, MB, on the device."""
     _, run = ARMS[arm](setting)
     run()  # libraries claim their own buffers once
     if setting.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        peak = torch.cuda.max_memory_allocated()
+        return (peak - before) / 2**20, peak / 2**20
     machine.reset_peak_memory()
     resident = machine.memory_mb("VmRSS")
     run()
-    return machine.memory_mb("VmHWM") - resident
+    peak = machine.memory_mb("VmHWM")
+    return peak - resident, peak
 
 
-def memory_in_fresh_process(setting: str, arm: str, **environment: str) -> float:
+def memory_in_fresh_process(setting: str, arm: str, **environment: str) -> tuple[float, float]:
+    """As `memory_of`; infinite where an arm does not fit."""
     command = [sys.executable, __file__, "--memory", setting, arm]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     if "OutOfMemoryError" in done.stderr:
-        return math.inf
+        return math.inf, math.inf
     done.check_returncode()
-    return float(json.loads(done.stdout))
+    above, whole = json.loads(done.stdout)
+    return above, whole
+
+
+def memory_ratios(setting: str) -> dict[str, dict[str, float]]:
+    """Memory of all arms, and against the plain forward pass."""
+    live = {arm: memory_in_fresh_process(setting, arm, MALLOC_MMAP_THRESHOLD_="131072")[0] for arm in ARMS}
+    as_it_comes = {arm: [memory_in_fresh_process(setting, arm) for _ in range(RESIDENT_REPEATS)] for arm in ARMS}
+    resident = {arm: statistics.median(above for above, _ in each) for arm, each in as_it_comes.items()}
+    process = {arm: statistics.median(whole for _, whole in each) for arm, each in as_it_comes.items()}
+    return {
+        arm: {
+            "peak_memory_mb": round(live[arm], 1),
+            "memory_ratio": round(live[arm] / live[PLAIN], 3),
+            "resident_ratio": round(resident[arm] / resident[PLAIN], 3),
+            "process_mb": round(process[arm], 1),
+            "process_ratio": round(process[arm] / process[PLAIN], 3),
+        }
+        for arm in ARMS
+    }
 
 
 def largest_errors(setting: Setting) -> dict[str, float]:
@@ -287,18 +311,11 @@ def timed(setting: Setting, run: Callable[[], Any]) -> Callable[[], Any]:
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     setting = ALL_SETTINGS[name]
-    memory = {arm: memory_in_fresh_process(name, arm, MALLOC_MMAP_THRESHOLD_="131072") for arm in ARMS}
-    resident = {
-        arm: statistics.median(memory_in_fresh_process(name, arm) for _ in range(RESIDENT_REPEATS)) for arm in ARMS
-    }
+    memory = memory_ratios(name)
+    fit = [arm for arm, row in memory.items() if math.isfinite(row["peak_memory_mb"])]
     load = round(os.getloadavg()[0], 2)  # before the arms are timed, one after the other
-    arms = {arm: timed(setting, build(setting)[1]) for arm, build in ARMS.items() if math.isfinite(memory[arm])}
-    speed = machine.ratios(machine.take_turns(arms, rounds), "plain forward pass")
-    for arm, row in speed.items():
-        row["images_per_second"] = round(setting.batch / row["seconds"], 2)
-        row["peak_memory_mb"] = round(memory[arm], 1)
-        row["memory_ratio"] = round(memory[arm] / memory["plain forward pass"], 3)
-        row["resident_ratio"] = round(resident[arm] / resident["plain forward pass"], 3)
+    arms = {arm: timed(setting, ARMS[arm](setting)[1]) for arm in fit}
+    speed = machine.ratios(machine.take_turns(arms, rounds), PLAIN)
     return {
         "model": setting.timm_name,
         "pixels": setting.pixels,
@@ -309,9 +326,18 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "command": machine.command(),
         "load_before": load,
-        "arms": speed,
-        "out_of_memory": [arm for arm in ARMS if not math.isfinite(memory[arm])],
+        "arms": {
+            arm: row | {"images_per_second": round(setting.batch / row["seconds"], 2)} | memory[arm]
+            for arm, row in speed.items()
+        },
+        "out_of_memory": [arm for arm in ARMS if arm not in fit],
     }
+
+
+def remeasured(name: str, before: dict[str, Any]) -> dict[str, Any]:
+    """An earlier result with its memory measured anew."""
+    memory = memory_ratios(name)
+    return before | {"arms": {arm: row | memory[arm] for arm, row in before["arms"].items()}}
 
 
 def main() -> None:
@@ -332,14 +358,14 @@ def main() -> None:
             print(machine.save_result(f"attention-error-{options.device}", {"seed": SEED, "settings": errors}))
             return
         saved = f"attention-{options.device}"
-        results = machine.load_result(saved)["settings"] if options.setting else {}
+        results = {} if options.rounds and not options.setting else machine.load_result(saved)["settings"]
         for name in names:
-            results[name] = measure(name, options.rounds)
+            results[name] = measure(name, options.rounds) if options.rounds else remeasured(name, results[name])
             machine.save_result(saved, {"seed": SEED, "settings": results})
             for arm, row in results[name]["arms"].items():
                 print(
                     f"{name}  {arm:46} {row['images_per_second']:6.2f} images/s  {row['ratio']:5.2f}x time"
-                    f"  {row['peak_memory_mb']:7.1f} MB  {row['memory_ratio']:5.2f}x memory"
+                    f"  {row['memory_ratio']:5.2f}x live memory  {row['process_ratio']:5.2f}x of the process"
                 )
 
 

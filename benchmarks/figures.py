@@ -49,12 +49,13 @@ def attention_table(result: Mapping[str, Any]) -> str:
         parts.append(
             f"**{setting['model']}, {setting['pixels']} px, batch {setting['batch']}, {setting['tokens']} tokens** "
             f"({setting['rounds']} rounds)\n\n"
-            "| | images/s | time | live memory, MB | live memory | resident memory |\n|---|---:|---:|---:|---:|---:|"
+            "| | images/s | time | live memory, MB | live memory | resident memory | whole process |\n"
+            "|---|---:|---:|---:|---:|---:|---:|"
         )
         parts[-1] += "".join(
             f"\n| {arm} | {row['images_per_second']:.2f} | {row['ratio']:.2f}x"
             f" ({row['lowest']:.2f}-{row['highest']:.2f}) | {row['peak_memory_mb']:.0f} | {row['memory_ratio']:.2f}x"
-            f" | {row['resident_ratio']:.2f}x |"
+            f" | {row['resident_ratio']:.2f}x | {row['process_ratio']:.2f}x |"
             for arm, row in setting["arms"].items()
         )
     return "\n\n".join([*parts, commands(result)])
