@@ -55,10 +55,15 @@ def attention_table(result: Mapping[str, Any]) -> str:
         parts[-1] += "".join(
             f"\n| {arm} | {row['images_per_second']:.2f} | {row['ratio']:.2f}x"
             f" ({row['lowest']:.2f}-{row['highest']:.2f}) | {row['peak_memory_mb']:.0f} | {row['memory_ratio']:.2f}x"
-            f" | {row['resident_ratio']:.2f}x | {row['process_ratio']:.2f}x |"
+            f" | {row['resident_ratio']:.2f}x | {of_process(row)} |"
             for arm, row in setting["arms"].items()
         )
     return "\n\n".join([*parts, commands(result)])
+
+
+def of_process(row: Mapping[str, Any]) -> str:
+    """Memory of the whole process; rows up to 2026-11-22 have none."""
+    return f"{row['process_ratio']:.2f}x" if "process_ratio" in row else "not measured"
 
 
 def error_table(result: Mapping[str, Any]) -> str:

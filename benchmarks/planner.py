@@ -6,6 +6,7 @@ Reads `benchmarks/results/scale.json` and `memory.json`, and writes the tables a
 nothing.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,13 +68,14 @@ def bottleneck(result: Mapping[str, Any]) -> str:
     """Where it moves as machines are added."""
     each, rate, most = result["per_image"], rates(result), 10**10
     bits = (each["prepared_bytes"] + each["part_bytes"]) * 8
-    one_in, cores, alike = 1 + rate["detect"] / rate["model"], GPU / rate["detect"], rate["sum"] / rate["model"]
+    one_in, cores = 1 + rate["detect"] / rate["model"], math.ceil(GPU / rate["detect"])
+    alike = rate["sum"] / rate["model"]
     years, listed, rows = most / rate["sum"] / DAY / 365, most * each["ref_bytes"], most * each["row_bytes"]
     return "\n".join(
         [
             f"- **One machine without a GPU: the model.** A core runs {rate['model']:.1f} images/s of it, and decodes "
             f"and detects {rate['detect']:.0f}: of {one_in:.0f} cores, one is enough to detect.",
-            f"- **A GPU: detection.** One of {GPU:.0f} images/s (assumed) needs {cores:.0f} cores that detect, or a "
+            f"- **A GPU: detection.** One of {GPU:.0f} images/s (assumed) needs {cores} cores that detect, or a "
             f"warm cache; and {GPU * bits / 1e9:.1f} Gbit/s between machines where these are others.",
             f"- **Many workers: adding up.** One process adds {rate['sum']:.0f} images/s, which is what {alike:.0f} "
             f"cores make that run the model, or {rate['sum'] / GPU:.2g} such GPUs. More would wait for it.",

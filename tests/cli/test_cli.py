@@ -329,6 +329,15 @@ def test_only_a_command_with_resume_speaks_of_it(resumes, tmp_path, capsys):
     assert capsys.readouterr().err == f"\nsiftlens: stopped{hint}\n"
 
 
+def test_keypoints_go_on_without_it(tmp_path, capsys):
+    (tmp_path / "kept.partial").touch()
+    with pytest.raises(Exit), reported(tmp_path / "kept"):
+        raise KeyboardInterrupt
+    assert (
+        capsys.readouterr().err == f"\nsiftlens: stopped; the same command goes on from {tmp_path / 'kept'}.partial\n"
+    )
+
+
 def test_warnings_are_one_line_too(capsys):
     with reported(Path("out")):
         warnings.simplefilter("always")

@@ -1,9 +1,13 @@
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from siftlens.core import InputError
 from siftlens.data import atomic_path, disk_errors
@@ -69,6 +73,24 @@ def test_a_device_that_is_full():
     with pytest.raises(InputError, match="the disk is full"):
         with disk_errors(Path("/dev/full")), Path("/dev/full").open("wb") as file:
             file.write(b"x")
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_safetensors_tells_of_the_disk_in_words(tmp_path: Path, full: bool):
+    target = tmp_path / "x"
+    if full:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            with pytest.raises(InputError, match=f"^cannot write {target}: File too large; choose another folder"):
+                with atomic_path(target) as path:
+                    save_file({"a": np.zeros(10_000)}, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    else:
+        with pytest.raises(SafetensorError, match="^header too large$"), atomic_path(target):
+            raise SafetensorError("header too large")
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_complaints_pass():

@@ -175,3 +175,40 @@ def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
             open_images(f"{protocol}://bucket/photos")
     with pytest.raises(InputError, match="adl:// needs another package: Install s3fs to access S3"):
         open_images("adl://bucket/photos")
+
+
+@pytest.mark.parametrize(
+    ("images", "lost", "told"),
+    [
+        ("photos", "photos", "the folder of the images, memory://.*bucket/photos, cannot be read any more"),
+        ("photos/*/*.png", "photos", "the folder of the images, memory://.*bucket/photos, cannot be read any more"),
+        ("shards/a.tar", "shards/a.tar", "the file of the images, memory://.*a.tar, cannot be read any more"),
+        ("shards/b.parquet", "shards/b.parquet", "the file of the images, memory://.*b.parquet, cannot be read any"),
+    ],
+)
+def test_a_place_that_goes_away_is_told_from_a_file_that_does(bucket, images, lost, told):
+    ref = next(iter(open_images(f"{bucket}/{images}")))
+    parquet._images.cache_clear()  # of the tests before
+    fsspec.filesystem("memory").rm(f"/bucket/{lost}", recursive=True)
+    with pytest.raises(InputError, match=told):
+        decode(ref, Preprocessing(SIDE, SIDE))
+
+
+def test_a_file_that_goes_away_at_an_address_is_one_file(bucket):
+    gone, kept, *_ = open_images(f"{bucket}/photos")
+    fsspec.filesystem("memory").rm(gone.source.address.removeprefix("memory://"))
+    with pytest.raises(Unreadable):
+        decode(gone, Preprocessing(SIDE, SIDE))
+    assert decode(kept, Preprocessing(SIDE, SIDE)).shape == (SIDE, SIDE, 3)
+
+
+def test_an_address_that_may_not_be_read_any_more_stops_the_run(bucket, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError("expired token")
+
+    ref = next(iter(open_images(f"{bucket}/photos")))
+    with monkeypatch.context() as patch:
+        for method in ("cat_file", "exists"):
+            patch.setattr(type(fsspec.filesystem("memory")), method, forbidden)
+        with pytest.raises(InputError, match="expired token; check the network and your credentials"):
+            decode(ref, Preprocessing(SIDE, SIDE))

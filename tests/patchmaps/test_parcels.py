@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siftlens.patchmaps import parcels
+from siftlens.core import SiftlensError
+from siftlens.patchmaps import parcels, workers
 from siftlens.patchmaps.parcels import Shelf, pack, unpack
 from siftlens.patchmaps.workers import Crashed, in_order
 
@@ -150,3 +151,56 @@ time.sleep(600)
     while folder.exists() and time.monotonic() < given_up:
         time.sleep(0.05)
     assert not folder.exists()
+
+
+WORKING = """
+import sys, time
+from siftlens.patchmaps.workers import in_order
+import numpy as np
+
+def work(number):
+    if number:
+        time.sleep(600)
+    return np.zeros(100_000)
+
+results = in_order(work, range(9), workers=2, window=4, initializer=int, initargs=())
+next(results)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no /dev/shm")
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_they_work_for(signal_number):
+    shared = Path("/dev/shm")
+    before = set(shared.iterdir())
+    process = subprocess.Popen([sys.executable, "-c", WORKING], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "started\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        made = set(shared.glob("siftlens-*")) - before
+    finally:
+        process.send_signal(signal_number)
+        process.wait()
+        process.stdout.close()
+    assert made
+    assert len(children) > 2  # two workers, and what cleans up after them
+
+    def left():
+        return made & set(shared.iterdir()), [child for child in children if Path(f"/proc/{child}").exists()]
+
+    given_up = time.monotonic() + 60
+    while any(left()) and time.monotonic() < given_up:
+        time.sleep(0.05)
+    assert left() == (set(), [])
+
+
+def test_shared_memory_that_takes_nothing_is_told(memory, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", full)
+    with pytest.raises(SiftlensError, match=r"cannot be started \(no space left on device\): .* \(workers=0\)"):
+        next(results(range(3)))
+    assert not memory()

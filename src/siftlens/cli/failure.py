@@ -63,5 +63,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _go_on(out: Path) -> str:
     from siftlens.data import has_progress  # not at import: numpy takes a while
 
-    kept = has_progress(out) or (out / _PRETRAINING).is_file()
-    return f"; --resume goes on from the last state in {out}" if kept else ""
+    if has_progress(out) or (out / _PRETRAINING).is_file():
+        return f"; --resume goes on from the last state in {out}"
+    partial = out.with_name(f"{out.name}.partial")
+    return f"; the same command goes on from {partial}" if partial.is_file() else ""

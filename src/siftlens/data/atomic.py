@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from siftlens.core import InputError
 
@@ -29,19 +32,28 @@ def disk_errors(place: Path) -> Iterator[None]:
         yield
     except UnicodeEncodeError as error:
         raise InputError(f"cannot write {place}: its name is not UTF-8; choose another folder") from error
-    except OSError as error:
-        if error.errno in _FULL:
+    except (OSError, SafetensorError) as error:
+        number = _errno(error)
+        if number in _FULL:
             advice = "the disk is full; free some space or choose another folder"
-        elif error.errno in _FORBIDDEN:
+        elif number in _FORBIDDEN:
             advice = "writing is not permitted; choose a folder that you can write to"
-        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        elif number in (errno.ENOTDIR, errno.EEXIST):
             advice = "a file stands where a folder is needed; choose another folder"
-        elif error.errno is None:
+        elif number is None:
             # Not from the system: a library's own complaint about what it was given.
             raise
         else:
-            advice = f"{os.strerror(error.errno)}; choose another folder"
+            advice = f"{os.strerror(number)}; choose another folder"
         raise InputError(f"cannot write {place}: {advice}") from error
+
+
+def _errno(error: OSError | SafetensorError) -> int | None:
+    """Which error of the system it is; safetensors tells in words only. None for a library's own complaint."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 @contextmanager

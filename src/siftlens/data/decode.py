@@ -13,7 +13,7 @@ from siftlens.core import InputError, one_line
 from siftlens.data.parquet import Row
 from siftlens.data.pixels import to_rgb
 from siftlens.data.preprocessing import Preprocessing
-from siftlens.data.remote import OutOfReachError
+from siftlens.data.remote import OutOfReachError, Remote
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, Item
 
@@ -45,7 +45,8 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
         try:
             return _decode_file(ref.source, preprocessing)
         except Unreadable as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+            cause = error.__cause__
+            if isinstance(cause, FileNotFoundError | PermissionError) or (isinstance(cause, OSError) and cause.errno):
                 _expect_place(ref)
             raise
     pixels = ref.source.pixels() if isinstance(ref.source, Item) else ref.source
@@ -87,6 +88,7 @@ def _expect_place(ref: ImageRef) -> None:
     """
     source = ref.source
     held_in = source.shard if isinstance(source, Member) else source.file if isinstance(source, Row) else None
+    place: Path | Remote
     reason = ""
     try:
         if isinstance(source, Path):
@@ -97,6 +99,12 @@ def _expect_place(ref: ImageRef) -> None:
         elif isinstance(held_in, Path):
             what, place = "file", held_in
             place.open("rb").close()
+        elif isinstance(source, Remote):
+            what, place = "folder", source.above(len(PurePosixPath(ref.identity).parts))
+            reason = "" if place.is_there() else "it is not there"
+        elif isinstance(held_in, Remote):
+            what, place = "file", held_in
+            reason = "" if place.is_there() else "it is not there"
     except OSError as error:
         reason = one_line(error.strerror).lower()
     if reason:

@@ -61,6 +61,24 @@ class Remote:
             raise OSError(f"asked for {size} bytes of {self}, got {len(found)}: its server sends files as a whole only")
         return found
 
+    def above(self, names: int) -> "Remote":
+        """The folder so many names up."""
+        return Remote(self.address.rsplit("/", names)[0], 0)
+
+    def is_there(self) -> bool:
+        """Whether there is such a file or folder now.
+
+        Raises:
+            OutOfReachError: its place does not answer, or not to us.
+        """
+        with within_reach(self):
+            system, path = _system(self.address)
+            system.invalidate_cache()
+            try:
+                return bool(system.exists(path))
+            except PermissionError as error:
+                raise RuntimeError(one_line(error)) from error
+
     def __str__(self) -> str:
         return self.address
 

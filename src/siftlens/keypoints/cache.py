@@ -18,12 +18,12 @@ _VERSION = 1  # of what is stored under a key
 _TABLE = "CREATE TABLE IF NOT EXISTS keypoints (key BLOB PRIMARY KEY, packed BLOB NOT NULL)"
 _PATIENCE = 30.0  # s, while another process writes
 _BATCH = 128  # images per write
-_PAGE = 65536  # bytes; an image takes about 2500, and one that does not fit the rest of a page leaves it empty
+_PAGE = 65536  # bytes; an image takes 2500 to 6000, and one that does not fit the rest of a page leaves it empty
 
 
 @final
 class KeypointCache:
-    """Keypoints by content of the pixels and settings, in one SQLite file of about 2 KB per image.
+    """Keypoints by content of the pixels and settings, in one SQLite file of some KB per image.
 
     Any number of processes may use it at once. It never stands in the way: damaged, it is begun anew; where it cannot
     be read or written, it remembers nothing. Both are said by one RuntimeWarning.

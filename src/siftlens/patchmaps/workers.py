@@ -1,7 +1,10 @@
 """Work in other processes: in order, with bounded memory, surviving a process that dies."""
 
 import gc
+import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
@@ -16,12 +19,13 @@ from typing import Any, Generic, TypeVar
 
 from loky import ProcessPoolExecutor
 
-from siftlens.core import SiftlensError
+from siftlens.core import SiftlensError, one_line
 from siftlens.patchmaps.parcels import Parcel, Shelf, pack, unpack
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 _DEATHS = 8  # in a row: it is not the images
+_WATCH = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,17 @@ def _without_interrupts() -> Iterator[None]:
         yield
 
 
-def _begin(initializer: Callable[..., None], *initargs: object) -> None:
+def _begin(parent: int, initializer: Callable[..., None], *initargs: object) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     initializer(*initargs)
     gc.freeze()  # loky may collect garbage once a second: what is loaded by now need not be gone through every time
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that it works for is killed: it would wait for tasks forever."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH)
+    os._exit(1)
 
 
 def _do(work: Callable[[Task], object], task: Task, folder: Path | None) -> Parcel:
@@ -137,9 +149,20 @@ class _Pool(Generic[Task, Done]):
         initargs: tuple[object, ...],
     ):
         self._work = work
-        self._new: Any = partial(ProcessPoolExecutor, workers, initializer=_begin, initargs=(initializer, *initargs))
+        begin = (os.getpid(), initializer, *initargs)
+        self._new: Any = partial(ProcessPoolExecutor, workers, initializer=_begin, initargs=begin)
         with _without_interrupts():  # a lock half made would be complained about at the end
-            self._shelf, self._executor = Shelf(), self._new()
+            self._executor, self._shelf = self._anew(), Shelf()
+
+    def _anew(self) -> Any:
+        try:
+            return self._new()
+        except OSError as error:
+            raise SiftlensError(
+                f"worker processes cannot be started ({one_line(error.strerror).lower()}): their locks lie in shared "
+                "memory (/dev/shm on Linux); see that it can be written to and is not full, or work without them "
+                "(workers=0)"
+            ) from error
 
     def submit(self, task: Task) -> "Future[Parcel]":
         try:
@@ -157,7 +180,7 @@ class _Pool(Generic[Task, Done]):
         done = (future for _, future in under_way if future is not None and future.exception() is None)
         self._shelf.keep({file for future in done for file in future.result().files})
         with _without_interrupts():
-            self._executor = self._new()
+            self._executor = self._anew()
 
     def kill(self) -> None:
         self._executor.shutdown(wait=True, kill_workers=True)

@@ -169,4 +169,5 @@ def _finished(folder: Path, numbers: dict[str, Any]) -> Study:
 def _workers(images: int) -> int:
     if images < _FEW:
         return 0
-    return min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
+    # As many as cores: where the model is what takes time, they wait for it.
+    return min(_MOST_WORKERS, os.cpu_count() or 1)
