@@ -12,14 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from hostile.corpus import picture
 from siftlens.cli.app import app
-from siftlens.core import InputError
+from siftlens.core import InputError, PatchGrid
 from siftlens.data import PROGRESS, STATE, Preprocessing, Unreadable, open_images
 from siftlens.interrelation.main_pass import MainPass
-from siftlens.patchmaps import Shrinking
+from siftlens.patchmaps import PrepareSettings, Shrinking, prepare_images
 from siftlens.pretraining.images import hold
 
 decode = sys.modules["siftlens.data.decode"]  # the module; the package has a function of this name
@@ -162,6 +163,27 @@ def test_a_table_of_images_that_goes_away_stops_the_run(photos, tmp_path):
     (tmp_path / "x.parquet").unlink()
     with pytest.raises(InputError, match=r"the file of the images, .*x\.parquet, cannot be read any more"):
         decode.decode(ref, Preprocessing(64, 64))
+
+
+def test_masks_that_go_away_are_not_images_without_masks(photos, place):
+    masks = place / "masks"
+    masks.mkdir()
+    refs = list(open_images(photos))
+    for ref in refs[1:]:
+        with Image.open(ref.source) as image:
+            Image.new("L", image.size, 255).save(masks / ref.identity)
+    settings = PrepareSettings(Preprocessing(64, 64), PatchGrid(4, 4, 16, 16), masks=masks)
+
+    def masked():
+        return [image.mask is not None for image in prepare_images(refs, settings, workers=0, cache=None)]
+
+    assert masked() == [False] + [True] * 11
+    masks.rename(place / "away")
+    with pytest.raises(InputError, match=r"the folder of the masks, .*masks, cannot be read any more \(no such file"):
+        masked()
+    masks.mkdir()
+    with pytest.raises(InputError, match=r"masks, cannot be read any more \(it is empty now\)"):
+        masked()
 
 
 def test_a_share_that_answers_with_errors_stops_detection(place, siftlens_cli, photos, monkeypatch):

@@ -25,7 +25,9 @@ def keypoints(
     ] = 0.04,
     workers: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Processes beside this one; 0 works in this one.", rich_help_panel=RUN),
+        typer.Option(
+            min=0, metavar="N", help="Processes beside this one, 0 for none; ray takes all cores.", rich_help_panel=RUN
+        ),
     ] = 2,
     engine: EngineName = "local",
     address: Address = None,

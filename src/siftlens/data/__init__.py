@@ -1,7 +1,7 @@
 """Images: where they come from, how they are decoded, and what a model sees of them."""
 
 from siftlens.data.atomic import atomic_path, disk_errors, reserve, write_page
-from siftlens.data.decode import Unreadable, decode
+from siftlens.data.decode import Unreadable, decode, expect_folder
 from siftlens.data.files import open_images
 from siftlens.data.jpeg import Jpeg, as_jpeg
 from siftlens.data.pixels import as_pixels, content_hash
@@ -52,6 +52,7 @@ __all__ = [
     "discard_progress",
     "disk_errors",
     "expect_asked",
+    "expect_folder",
     "expect_same",
     "has_progress",
     "held",

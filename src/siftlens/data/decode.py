@@ -81,36 +81,55 @@ def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarr
         raise Unreadable(f"damaged: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _expect_place(ref: ImageRef) -> None:
-    """Tell a file that is gone from a share that is: all of its images would be set aside, one by one.
+def expect_folder(folder: Path, of: str) -> None:
+    """Tell files that are gone from a share that is: a share that is unmounted may leave an empty folder behind.
 
-    A share that is unmounted may leave an empty folder behind.
+    Args:
+        folder: that held files before.
+        of: whose, in words.
+
+    Raises:
+        InputError: it cannot be read, or is empty.
     """
-    source = ref.source
-    held_in = source.shard if isinstance(source, Member) else source.file if isinstance(source, Row) else None
-    place: Path | Remote
     reason = ""
     try:
-        if isinstance(source, Path):
-            folders = source.parents
-            what, place = "folder", folders[min(len(PurePosixPath(ref.identity).parts), len(folders)) - 1]
-            with os.scandir(place) as entries:
-                reason = "" if next(entries, None) else "it is empty now"
-        elif isinstance(held_in, Path):
-            what, place = "file", held_in
-            place.open("rb").close()
-        elif isinstance(source, Remote):
-            what, place = "folder", source.above(len(PurePosixPath(ref.identity).parts))
-            reason = "" if place.is_there() else "it is not there"
-        elif isinstance(held_in, Remote):
-            what, place = "file", held_in
-            reason = "" if place.is_there() else "it is not there"
+        with os.scandir(folder) as entries:
+            reason = "" if next(entries, None) else "it is empty now"
     except OSError as error:
-        reason = one_line(error.strerror).lower()
+        reason = _said(error)
+    _refuse(f"the folder of the {of}, {folder},", reason)
+
+
+def _expect_place(ref: ImageRef) -> None:
+    """Tell a file that is gone from a place that is: all of its images would be set aside, one by one."""
+    source, names = ref.source, len(PurePosixPath(ref.identity).parts)
+    if isinstance(source, Path):
+        folders = source.parents
+        expect_folder(folders[min(names, len(folders)) - 1], "images")
+    elif isinstance(source, Remote):
+        folder = source.above(names)
+        _refuse(f"the folder of the images, {folder},", "" if folder.is_there() else "it is not there")
+    elif isinstance(source, Member | Row):
+        held_in, reason = source.shard if isinstance(source, Member) else source.file, ""
+        try:
+            if isinstance(held_in, Path):
+                held_in.open("rb").close()
+            elif not held_in.is_there():
+                reason = "it is not there"
+        except OSError as error:
+            reason = _said(error)
+        _refuse(f"the file of the images, {held_in},", reason)
+
+
+def _said(error: OSError) -> str:
+    return one_line(error.strerror).lower()
+
+
+def _refuse(what: str, reason: str) -> None:
     if reason:
         raise InputError(
-            f"the {what} of the images, {place}, cannot be read any more ({reason}); see that it is there again (a "
-            "share: that it is mounted), and run again"
+            f"{what} cannot be read any more ({reason}); see that it is there again (a share: that it is mounted), and "
+            "run again"
         )
 
 

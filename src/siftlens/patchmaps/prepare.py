@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from siftlens.core import InputError, PatchGrid
-from siftlens.data import ImageRef, Preprocessing, Unreadable, content_hash, decode
+from siftlens.data import ImageRef, Preprocessing, Unreadable, content_hash, decode, expect_folder
 from siftlens.keypoints import KeypointCache, Keypoints, SiftSettings, detect_with
 from siftlens.patchmaps.masks import mask_file, object_patches
 from siftlens.patchmaps.measures import MEASURES, patch_weights
@@ -110,8 +110,11 @@ def prepare(
 
 
 def _mask(identity: str, settings: PrepareSettings) -> Bool[np.ndarray, "rows cols"] | None:
-    path = mask_file(settings.masks, identity) if settings.masks else None
+    if settings.masks is None:
+        return None
+    path = mask_file(settings.masks, identity)
     if path is None:
+        expect_folder(settings.masks, "masks")
         return None
     try:
         return object_patches(path, settings.preprocessing, settings.grid)
