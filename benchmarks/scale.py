@@ -56,7 +56,7 @@ SPINS = {"GOMP_SPINCOUNT": "10000"}  # as the command line sets it
 RAY = {"ray, 1 worker": ("ray", 1, CORES), "ray, 2 workers": ("ray", 2, CORES)}
 # (engine, workers, threads of this process): locally workers detect, on Ray they run the model
 PIPELINES = {
-    "model": {"local": ("local", 1, CORES)} | RAY,
+    "model": {"local": ("local", CORES, CORES)} | RAY,
     "detection": {
         "local": ("local", CORES, CORES),
         "local, 1 worker": ("local", 1, CORES),
