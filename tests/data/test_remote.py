@@ -197,7 +197,7 @@ def test_a_place_that_goes_away_is_told_from_a_file_that_does(bucket, images, lo
 def test_a_file_that_goes_away_at_an_address_is_one_file(bucket):
     gone, kept, *_ = open_images(f"{bucket}/photos")
     fsspec.filesystem("memory").rm(gone.source.address.removeprefix("memory://"))
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match=gone.source.name):
         decode(gone, Preprocessing(SIDE, SIDE))
     assert decode(kept, Preprocessing(SIDE, SIDE)).shape == (SIDE, SIDE, 3)
 
