@@ -4,6 +4,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -29,6 +31,7 @@ def memory(tmp_path, monkeypatch):
 @pytest.fixture
 def shelf(memory):
     shelf = Shelf()
+    shelf.open()
     yield shelf
     shelf.clear()
 
@@ -69,6 +72,7 @@ def test_without_room_the_pipe_takes_them(why, shelf, monkeypatch):
 def test_a_system_without_shared_memory_has_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(parcels, "_SHARED_MEMORY", tmp_path / "missing")
     shelf = Shelf()
+    shelf.open()
     assert shelf.folder is None
     shelf.clear()
 
@@ -130,6 +134,28 @@ def test_closing_leaves_nothing_behind(memory):
     assert not memory()
 
 
+def test_control_c_while_it_begins_leaves_nothing_behind(memory, monkeypatch):
+    """Though another thread may take the signal."""
+    make, over = tempfile.mkdtemp, threading.Event()
+    threading.Thread(target=over.wait, daemon=True).start()
+
+    def interrupted(**where: object) -> str:
+        folder = make(**where)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)  # for the other thread to take it
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(results(range(9)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        over.set()
+    assert not memory()
+
+
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no /dev/shm")
 def test_a_killed_process_leaves_nothing_behind():
     code = """
@@ -137,6 +163,7 @@ import time
 from siftlens.patchmaps.parcels import Shelf, pack
 import numpy as np
 shelf = Shelf()
+shelf.open()
 pack(np.zeros(100_000), shelf.folder)
 print(shelf.folder, flush=True)
 time.sleep(600)

@@ -36,7 +36,7 @@ class Parcel:
 class Shelf:
     """A folder in shared memory for arrays on their way; without shared memory, none.
 
-    Gone with `clear`, or when this process has died, however it did.
+    There from `open` on; gone with `clear`, or when this process has died, however it did.
 
     Attributes:
         folder: where it is.
@@ -44,6 +44,9 @@ class Shelf:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
+
+    def open(self) -> None:
+        """Make the folder, where there is room for one."""
         with suppress(OSError):
             self.folder = Path(tempfile.mkdtemp(prefix="siftlens-", dir=_SHARED_MEMORY))
             resource_tracker.register(str(self.folder), "folder")

@@ -69,6 +69,7 @@ def in_order(
     pool = _Pool(work, workers, initializer, initargs)
     under_way: deque[tuple[Task, Future[Parcel] | None]] = deque()  # None: lost with a process, to be done again alone
     try:
+        pool.open()
         while True:
             if all(future is not None for _, future in under_way):
                 under_way.extend((task, pool.submit(task)) for task in islice(tasks, window - len(under_way)))
@@ -110,15 +111,38 @@ def _lost(future: "Future[Parcel] | None") -> bool:
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Hold Ctrl-C back, here for a moment and for good in the processes started meanwhile: this one ends them."""
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # starting it, Python up to 3.12 would let them through again
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    else:
+    with _held_back(), _blocked_for_children():
         yield
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Ctrl-C is heard at the end: blocking the signal alone would leave it to another thread, and its error to us."""
+    elsewhere = threading.current_thread() is not threading.main_thread()  # Ctrl-C is never raised there
+    if elsewhere or signal.getsignal(signal.SIGINT) is None:  # or is not Python's
+        yield
+        return
+    heard = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: heard.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard.is_set():
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _blocked_for_children() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it, Python up to 3.12 would unblock Ctrl-C
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(parent: int, initializer: Callable[..., None], *initargs: object) -> None:
@@ -139,7 +163,7 @@ def _do(work: Callable[[Task], object], task: Task, folder: Path | None) -> Parc
 
 
 class _Pool(Generic[Task, Done]):
-    """Worker processes that can be had anew."""
+    """Worker processes, there from `open` to `kill`, that can be had anew."""
 
     def __init__(
         self,
@@ -151,8 +175,14 @@ class _Pool(Generic[Task, Done]):
         self._work = work
         begin = (os.getpid(), initializer, *initargs)
         self._new: Any = partial(ProcessPoolExecutor, workers, initializer=_begin, initargs=begin)
+        self._executor: Any = None
+        self._shelf = Shelf()
+
+    def open(self) -> None:
+        """Ready the processes. Ctrl-C meanwhile is raised here, and leaves something to `kill`."""
         with _without_interrupts():  # a lock half made would be complained about at the end
-            self._executor, self._shelf = self._anew(), Shelf()
+            self._executor = self._anew()
+            self._shelf.open()
 
     def _anew(self) -> Any:
         try:
@@ -183,5 +213,6 @@ class _Pool(Generic[Task, Done]):
             self._executor = self._anew()
 
     def kill(self) -> None:
-        self._executor.shutdown(wait=True, kill_workers=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, kill_workers=True)
         self._shelf.clear()
