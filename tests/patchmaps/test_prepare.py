@@ -173,7 +173,7 @@ def test_a_measure_of_ones_own_runs_in_this_process(folder: Path):
     ("weights", "told"),
     [
         (np.zeros((11, 7)), r"must return weights of shape \(7, 11\), got \(11, 7\) for kind-0/0.png"),
-        (np.full((7, 11), np.nan), "must return finite numbers, got float64 or NaN for kind-0/0.png"),
+        (np.full((7, 11), np.nan), "must return finite numbers, got NaN or infinity for kind-0/0.png"),
         (np.full((7, 11), "a"), "must return finite numbers, got <U1"),
         (np.full((7, 11), 1j), "must return finite numbers, got complex128"),
         (None, r"must return weights of shape \(7, 11\), got \(\)"),
@@ -251,11 +251,16 @@ except KeyboardInterrupt:
         start_new_session=True,
     )
     assert process.stdout is not None
-    assert len(list(islice(process.stdout, 1 + images))) == 1 + images
-    time.sleep(seconds)
-    started = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    rest, complaints = process.communicate(timeout=60)
+    try:
+        assert len(list(islice(process.stdout, 1 + images))) == 1 + images
+        time.sleep(seconds)
+        started = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        rest, complaints = process.communicate(timeout=60)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     assert process.returncode == 130
     assert rest.endswith("stopped\n")
     assert complaints == ""

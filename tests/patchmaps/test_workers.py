@@ -1,7 +1,10 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -85,6 +88,43 @@ def test_closing_kills_the_processes():
     assert time.monotonic() - started < 10
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from siftlens.patchmaps.workers import in_order
+
+enter, taken, main = threading.Condition.__enter__, 0, threading.get_ident()
+
+def interrupted(condition):
+    global taken
+    entered = enter(condition)
+    if sys._getframe(1).f_code.co_name == "result" and threading.get_ident() == main:
+        taken += 1
+        if taken == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+    return entered
+
+def work(number):
+    return number
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+threading.Condition.__enter__ = interrupted
+try:
+    list(in_order(work, range(50), workers=1, window=5, initializer=int, initargs=()))
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_control_c_while_a_result_is_awaited_leaves_nobody_waiting_for_a_lock():
+    command = [sys.executable, "-c", INTERRUPTED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.communicate(timeout=60)[0] == "stopped\n"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_garbage_collection_leaves_alone_what_is_loaded():

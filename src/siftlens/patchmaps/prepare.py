@@ -135,5 +135,6 @@ def measured(image: Prepared, grid: PatchGrid, measure: Measure) -> Prepared:
             f"the measure must return weights of shape {expected}, got {weights.shape} for {image.identity}"
         )
     if weights.dtype.kind not in "biuf" or not np.isfinite(weights).all():
-        raise InputError(f"the measure must return finite numbers, got {weights.dtype} or NaN for {image.identity}")
+        came = "NaN or infinity" if weights.dtype.kind == "f" else weights.dtype
+        raise InputError(f"the measure must return finite numbers, got {came} for {image.identity}")
     return replace(image, weights=weights.astype(np.float32))

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from loky import ProcessPoolExecutor
@@ -67,17 +68,17 @@ def in_order(
     tasks = iter(tasks)
     deaths = 0
     pool = _Pool(work, workers, initializer, initargs)
-    under_way: deque[tuple[Task, Future[Parcel] | None]] = deque()  # None: lost with a process, to be done again alone
+    under_way: deque[tuple[Task, _Pending | None]] = deque()  # None: lost with a process, to be done again alone
     try:
         pool.open()
         while True:
-            if all(future is not None for _, future in under_way):
+            if all(pending is not None for _, pending in under_way):
                 under_way.extend((task, pool.submit(task)) for task in islice(tasks, window - len(under_way)))
             if not under_way:
                 return
-            task, future = under_way.popleft()
+            task, pending = under_way.popleft()
             try:
-                parcel = (pool.submit(task) if future is None else future).result()
+                parcel = (pool.submit(task) if pending is None else pending).result()
             except BrokenProcessPool as error:
                 deaths += 1
                 if deaths == _DEATHS:
@@ -85,12 +86,12 @@ def in_order(
                         f"{deaths} worker processes died one after the other; free some memory, or work without them "
                         "(workers=0)"
                     ) from error
-                pool.restart(under_way)
-                if future is None:
+                pool.restart(pending.future for _, pending in under_way if pending)
+                if pending is None:
                     yield Crashed(task)
                 else:
-                    lost = [(task, future), *under_way]
-                    under_way = deque((task, None if _lost(future) else future) for task, future in lost)
+                    all_pending = [(task, pending), *under_way]
+                    under_way = deque((task, None if _lost(pending) else pending) for task, pending in all_pending)
             else:
                 deaths = 0
                 try:
@@ -103,9 +104,27 @@ def in_order(
         pool.kill()
 
 
-def _lost(future: "Future[Parcel] | None") -> bool:
+class _Pending:
+    """A task under way."""
+
+    def __init__(self, future: "Future[Parcel]"):
+        self.future = future
+        self._done: SimpleQueue[object] = SimpleQueue()
+        future.add_done_callback(self._done.put)
+
+    def result(self) -> Parcel:
+        """Wait for it; once only.
+
+        A future's own wait takes its lock in Python code: Ctrl-C there could leave it locked, and whoever hands the
+        result over, and so the end of all processes, would wait forever. A queue's is the interpreter's own.
+        """
+        self._done.get()
+        return self.future.result()
+
+
+def _lost(pending: _Pending | None) -> bool:
     """Whether the process died before the task was done; asked once the pool is dead."""
-    return future is None or isinstance(future.exception(), BrokenProcessPool)
+    return pending is None or isinstance(pending.future.exception(), BrokenProcessPool)
 
 
 @contextmanager
@@ -194,20 +213,19 @@ class _Pool(Generic[Task, Done]):
                 "(workers=0)"
             ) from error
 
-    def submit(self, task: Task) -> "Future[Parcel]":
-        try:
-            with _without_interrupts():
-                submitted: Future[Parcel] = self._executor.submit(_do, self._work, task, self._shelf.folder)
-            return submitted
-        except BrokenProcessPool as error:  # it died since the last submission; said where results are awaited
-            future: Future[Parcel] = Future()
-            future.set_exception(error)
-            return future
+    def submit(self, task: Task) -> _Pending:
+        with _without_interrupts():
+            try:
+                return _Pending(self._executor.submit(_do, self._work, task, self._shelf.folder))
+            except BrokenProcessPool as error:  # it died since the last submission; said where results are awaited
+                future: Future[Parcel] = Future()
+                future.set_exception(error)
+                return _Pending(future)
 
-    def restart(self, under_way: Iterable[tuple[Task, "Future[Parcel] | None"]]) -> None:
+    def restart(self, under_way: Iterable["Future[Parcel]"]) -> None:
         """Kill the processes and start others; of what these had made, the results that wait for their turn stay."""
         self._executor.shutdown(wait=True, kill_workers=True)
-        done = (future for _, future in under_way if future is not None and future.exception() is None)
+        done = (future for future in under_way if future.exception() is None)
         self._shelf.keep({file for future in done for file in future.result().files})
         with _without_interrupts():
             self._executor = self._anew()
