@@ -73,3 +73,13 @@ def test_a_file_without_images_or_cut_off_is_told(tmp_path):
     whole.write_bytes(footer)
     with pytest.raises(InputError, match=r"^cannot read [^\n]*; fetch or write it again$"):
         open_images(whole)
+
+
+def test_labels_that_cannot_be_read_are_told(tmp_path):
+    twice = pa.Table.from_arrays([pa.array([png(1)]), pa.array(["a"]), pa.array(["b"])], ["image", "label", "label"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    extreme = pa.array([2**62], pa.timestamp("us"))
+    pq.write_table(pa.table({"image": [png(1)], "label": extreme}), tmp_path / "extreme.parquet")
+    for name, told in (("twice", "label.*exists 2 times"), ("extreme", "out of range")):
+        with pytest.raises(InputError, match=f"cannot read .*{name}.parquet as a Parquet file .*{told}"):
+            open_images(tmp_path / f"{name}.parquet")

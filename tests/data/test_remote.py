@@ -144,7 +144,7 @@ def test_whatever_a_protocol_raises_is_told_in_a_line(monkeypatch):
     def broken(*_, **__):
         raise TheirOwnError("no\nroute")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", broken)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", broken)
     with pytest.raises(InputError, match="cannot read hf://datasets/x: TheirOwnError: no route; check the address"):
         open_images("hf://datasets/x")
 
@@ -167,7 +167,7 @@ def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
     def missing(*_, **__):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
     for protocol, extra in (("s3", "s3"), ("gs", "gs"), ("gcs", "gs")):
         with pytest.raises(
             InputError, match=rf"{protocol}:// needs another package: pip install 'siftlens\[{extra}\]'$"
@@ -212,3 +212,19 @@ def test_an_address_that_may_not_be_read_any_more_stops_the_run(bucket, monkeypa
             patch.setattr(type(fsspec.filesystem("memory")), method, forbidden)
         with pytest.raises(InputError, match="expired token; check the network and your credentials"):
             decode(ref, Preprocessing(SIDE, SIDE))
+
+
+def test_names_that_mean_something_in_addresses_are_read_as_they_are(tmp_path):
+    folder = tmp_path / "a[1]"
+    folder.mkdir()
+    for name, value in (("a", 1), ("a::b.png", 2)):
+        (folder / name).write_bytes(png(value))
+    assert seen(open_images(f"file://{folder}")) == [("a", "", 1), ("a::b.png", "", 2)]
+
+
+def test_links_to_files_are_files(tmp_path):
+    (tmp_path / "blob").write_bytes(png(4))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").symlink_to(tmp_path / "blob")
+    (tmp_path / "photos" / "gone.png").symlink_to(tmp_path / "nothing")
+    assert seen(open_images(f"file://{tmp_path}/photos")) == [("1.png", "", 4)]

@@ -121,3 +121,13 @@ def test_a_shard_without_images_is_refused(tmp_path):
     shard = write(tmp_path / "x.tar", {"a.txt": b"word", "b.mask.png": png(1)})
     with pytest.raises(InputError, match=r"no images at .*x\.tar: it holds no files"):
         open_images(shard)
+
+
+def test_of_a_member_stored_again_the_last_counts(tmp_path):
+    with tarfile.open(write(tmp_path / "a.tar", {"a.png": png(1), "b.png": png(2)}), "a") as archive:
+        found = tarfile.TarInfo("./a.png")
+        found.size = len(png(3))
+        archive.addfile(found, io.BytesIO(png(3)))
+    source = open_images(tmp_path)
+    assert [ref.identity for ref in source] == ["a.tar/a.png", "a.tar/b.png"]
+    assert red_of(source) == [3, 2]

@@ -222,3 +222,32 @@ def test_a_collection_that_makes_its_images_is_pickled_instead_of_them():
     packed = pickle.dumps(ref)
     assert (Reads.asked, len(packed) < IMAGES[3].nbytes) == (asked, True)
     assert np.array_equal(pickle.loads(packed).fetched().source, IMAGES[3])
+
+
+def test_a_list_names_each_file_once_however_it_is_spelled(folder: Path):
+    image = next(path for path in folder.rglob("*.png"))
+    within = image.relative_to(folder)
+    spelled = [within, f"./{within}", image, f"../{folder.name}/{within}", f"/{image}"]
+    (folder / "list.txt").write_text("\n".join(map(str, spelled)))
+    (ref,) = open_images(folder / "list.txt")
+    assert ref.identity == image.name
+
+
+def test_a_list_is_split_at_line_ends_alone(folder: Path):
+    odd = folder / "a\x0bb\u2028c.png"
+    odd.write_bytes(b"")
+    (folder / "list.txt").write_text(f"{odd.name}\r\n", encoding="utf-8")
+    (ref,) = open_images(folder / "list.txt")
+    assert ref.source == odd
+
+
+def test_a_name_too_long_is_told():
+    with pytest.raises(InputError, match="no images at a{300}: file name too long; expected a folder"):
+        open_images("a" * 300)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["pipe.tar", "pipe.parquet"])
+def test_a_pipe_is_never_opened(name: str, folder: Path):
+    os.mkfifo(folder / name)
+    assert name in [ref.identity for ref in open_images(folder)]

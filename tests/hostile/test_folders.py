@@ -103,6 +103,13 @@ def test_every_command_that_reads_a_study_says_so(place, siftlens_cli, kept):
     siftlens_cli(*command, out="study").failed("study holds a finished study; choose another folder")
 
 
+def test_a_pipe_in_place_of_a_record_is_never_opened(place, siftlens_cli, kept):
+    shutil.copytree(kept / "study", place / "study")
+    (place / "study" / "run.json").unlink()
+    os.mkfifo(place / "study" / "run.json")
+    siftlens_cli("export", "study", out="exported").failed("run.json is damaged or cut off .not a file.")
+
+
 @pytest.mark.parametrize("name", ["run.json", "audit.json", "prompt.json"])
 @pytest.mark.parametrize(
     ("text", "told"),

@@ -68,3 +68,7 @@ def test_a_damaged_mask_is_unreadable(tmp_path):
     (tmp_path / "m.png").write_bytes(b"no image")
     with pytest.raises(Unreadable, match="not an image"):
         object_patches(tmp_path / "m.png", PLAIN, GRID)
+
+
+def test_an_image_whose_name_leaves_no_room_for_a_suffix_has_no_mask(tmp_path):
+    assert mask_file(tmp_path, "y" * 251 + ".jpg") is None

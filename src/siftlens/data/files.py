@@ -2,11 +2,11 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from siftlens.core import InputError
+from siftlens.core import InputError, one_line
 from siftlens.data.parquet import is_parquet, rows_in
 from siftlens.data.remote import Remote, find, is_address, relative
 from siftlens.data.shards import images_in, is_shard
@@ -70,11 +70,15 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
     if not isinstance(images, str | os.PathLike):
         return MemorySource(images, limit)
     path = Path(images).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name too long
+        raise InputError(f"no images at {path}: {one_line(error.strerror).lower()}; expected {_KINDS}") from error
+    if is_folder:
         paths, base = _below(path), path
-    elif path.is_file() and (is_shard(path) or is_parquet(path)):
+    elif is_file and (is_shard(path) or is_parquet(path)):
         paths, base = [path], path.parent
-    elif path.is_file():
+    elif is_file:
         paths = _listed(path)
         base = Path(os.path.commonpath([p.parent for p in paths])) if paths else path
     elif glob.has_magic(str(path)):
@@ -120,19 +124,32 @@ def _listed(path: Path) -> list[Path]:
         raise InputError(f"cannot read {path} as a list of images; expected {_KINDS}") from error
     if "\0" in text:
         raise InputError(f"cannot read {path} as a list of images; expected {_KINDS}")
-    lines: Sequence[str] = [line.strip() for line in text.splitlines()]
-    return [path.parent.absolute() / line for line in dict.fromkeys(lines) if line]
+    lines = (line.strip() for line in text.split("\n"))  # not at the rarer signs, which a name may hold
+    return list(dict.fromkeys(_whole(path.parent.absolute() / line) for line in lines if line))
+
+
+def _whole(path: Path) -> Path:
+    """A path in one spelling: the same file is listed once, and its name holds no dots."""
+    return path.parent.resolve() / path.name if ".." in path.parts or path.root == "//" else path
 
 
 def _refs(file: Path | Remote, name: PurePath) -> Iterator[ImageRef]:
     """The image that a file is, or those in it."""
     held = images_in if is_shard(file) else rows_in if is_parquet(file) else None
-    if held is not None:
+    if held is not None and not _is_special(file):
         for within, group, place in held(file):
             yield ImageRef(_identity(f"{name.as_posix()}/{within}"), _identity(group), place)
         return
     identity = _identity(name.as_posix())
     yield ImageRef(identity, identity.split("/")[0] if len(name.parts) > 1 else "", file)
+
+
+def _is_special(file: Path | Remote) -> bool:
+    """Whether it is a pipe, a device or the like: reading it might never end."""
+    try:
+        return isinstance(file, Path) and file.exists() and not file.is_file()
+    except OSError:  # a name too long, which opening it tells
+        return False
 
 
 def _identity(name: str) -> str:

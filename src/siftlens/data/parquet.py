@@ -60,19 +60,19 @@ def rows_in(file: Path | Remote) -> Iterator[tuple[str, str, Row]]:
     try:
         with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
             schema = parquet.schema_arrow
-            column = next((field.name for field in schema if _holds_images(field.type)), None)
-            if column is None:
-                raise InputError(
-                    f"{file} has no column of image bytes, but {', '.join(schema.names)}; expected binary, or a struct "
-                    "with a field 'bytes'"
-                )
             label = next((name for name in _LABELS if name in schema.names), None)
             classes = parquet.read([label])[label].to_pylist() if label else []
             sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:  # these of labels
         raise InputError(
             f"cannot read {file} as a Parquet file ({one_line(error)}); fetch or write it again"
         ) from error
+    column = next((field.name for field in schema if _holds_images(field.type)), None)
+    if column is None:
+        raise InputError(
+            f"{file} has no column of image bytes, but {', '.join(schema.names)}; expected binary, or a struct "
+            "with a field 'bytes'"
+        )
     names, number = _names(schema, label), 0
     for group, size in enumerate(sizes):
         for index in range(size):

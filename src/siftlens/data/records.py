@@ -47,6 +47,8 @@ def read_record(path: Path, advice: str) -> dict[str, Any]:
         StudyError: it or one of the files is missing, damaged or changed, or of a newer version.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe might never end
+            raise OSError("not a file")
         whole = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{path} is damaged or cut off ({one_line(error)[:200]}); {advice}") from error

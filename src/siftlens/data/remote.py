@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 from siftlens.core import InputError, one_line
 
@@ -124,7 +124,7 @@ def find(address: str) -> tuple[list[Remote], str]:
         )
     with _reaching(address):
         system, path = _system(address)
-        if any(sign in path for sign in "*?["):
+        if any(sign in path for sign in "*?[") and not system.exists(path):
             found = system.glob(path, detail=True)
             base = re.split(r"[*?[]", path)[0].rpartition("/")[0]
         elif system.isfile(path):
@@ -135,7 +135,8 @@ def find(address: str) -> tuple[list[Remote], str]:
         files = [
             Remote(system.unstrip_protocol(name), int(system.size(name) if info["size"] is None else info["size"]))
             for name, info in found.items()
-            if info["type"] == "file" and not any(part.startswith(".") for part in _below(name, base).split("/"))
+            if (info["type"] == "file" or system.isfile(name))  # a link to one
+            and not any(part.startswith(".") for part in _below(name, base).split("/"))
         ]
         return files, system.unstrip_protocol(base)
 
@@ -152,7 +153,9 @@ def _below(name: str, base: str) -> str:
 def _system(address: str) -> tuple[Any, str]:
     import fsspec  # not at import: every worker process would
 
-    return cast("tuple[Any, str]", fsspec.core.url_to_fs(address))
+    # Not `url_to_fs`, which takes `::` in a file's name for a chain of addresses.
+    kind = fsspec.get_filesystem_class(address.partition("://")[0])
+    return kind(**kind._get_kwargs_from_urls(address)), kind._strip_protocol(address)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def images_in(shard: Path | Remote) -> Iterator[tuple[str, str, Member]]:
     Raises:
         InputError: it is no tar file, or cut off.
     """
-    images: list[tuple[PurePosixPath, str, Member]] = []
+    images: dict[PurePosixPath, tuple[str, Member]] = {}  # what is stored again takes the place of what was before
     classes: dict[str, str] = {}
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -80,14 +80,14 @@ def images_in(shard: Path | Remote) -> Iterator[tuple[str, str, Member]]:
                 key, *rest = _DOT.split(path.name, maxsplit=1)
                 sample, ending = str(path.with_name(key)), "".join(rest)
                 if ending.lower() in _IMAGES:
-                    images.append((path, sample, Member(shard, found.offset_data, found.size)))
+                    images[path] = sample, Member(shard, found.offset_data, found.size)
                 elif ending == _CLASS:
                     classes[sample] = _text(archive, found)
             if archive.offset >= file.seek(0, SEEK_END):
                 raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"cannot read {shard} as a tar file ({one_line(error)}); fetch or write it again") from error
-    for path, sample, member in images:
+    for path, (sample, member) in images.items():
         folder = path.parts[0] if len(path.parts) > 1 else ""
         yield str(path), classes.get(sample, folder), member
 

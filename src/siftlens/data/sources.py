@@ -88,6 +88,8 @@ class MemorySource:
                 f"expected images that can be gone through twice, got {kind}, which is used up after one pass; "
                 "put them in a list, or give a path"
             )
+        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] == 3:
+            raise InputError(f"expected a list of images, got one array of shape {images.shape}; put it in a list")
         self._images = images
         self._indexed = hasattr(images, "__getitem__") and hasattr(images, "__len__")
         total = len(images) if hasattr(images, "__len__") else sum(1 for _ in images)

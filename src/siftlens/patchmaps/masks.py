@@ -20,7 +20,15 @@ def mask_file(folder: Path, identity: str) -> Path | None:
         identity: the image's path below its own folder.
     """
     path = folder / identity
-    return next((found for suffix in _SUFFIXES if (found := path.with_suffix(suffix)).is_file()), None)
+    named = (path.with_suffix(suffix) for suffix in _SUFFIXES)
+    return next((found for found in named if _is_file(found)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long
+        return False
 
 
 def object_share(path: Path, preprocessing: Preprocessing, grid: PatchGrid) -> Float[np.ndarray, "rows cols"]:
