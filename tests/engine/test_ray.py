@@ -421,7 +421,26 @@ def test_somebody_else_at_the_address_is_told_from_ray():
         with pytest.raises(ConnectionError, match="what answers there is no Ray"):
             _knock(f"127.0.0.1:{server.getsockname()[1]}")
     _knock(importlib.import_module("ray").get_runtime_context().gcs_address)
-    _knock("auto")
+
+
+@pytest.mark.parametrize("where", ["file", "variable"])
+def test_a_cluster_of_this_machine_that_was_killed_is_found_out_at_once(where, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if where == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    else:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+    monkeypatch.setattr(importlib.import_module("ray"), "is_initialized", lambda: False)
+    with pytest.raises(InputError, match=r"no Ray cluster at auto .*Connection refused"), connected("auto"):
+        pass
+
+
+def test_an_empty_address_is_refused():
+    with pytest.raises(InputError, match="the address of the Ray cluster is empty; name one"), connected(""):
+        pass
 
 
 def test_a_cluster_that_asks_for_a_token_lets_this_user_in(tmp_path):

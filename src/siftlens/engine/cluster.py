@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         InputError: Ray is not installed; no cluster is there, or none can be started.
     """
+    if address is not None and not address.strip():
+        raise InputError("the address of the Ray cluster is empty; name one as HEAD:6379, or auto, or leave it out")
     with _environment(_SETTINGS | _token(address)):
         try:
             import ray
@@ -38,7 +41,7 @@ def connected(address: str | None) -> Iterator[None]:
             yield
             return
         try:
-            _knock(address)
+            _knock(_announced() if address == "auto" else address)
             ray.init(
                 address or "local",
                 logging_level=logging.ERROR,
@@ -60,6 +63,12 @@ def _token(address: str | None) -> dict[str, str]:
     kept = Path.home() / ".ray" / "auth_token"
     has_token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or kept.exists()
     return {"RAY_AUTH_MODE": "token"} if address and has_token else {}
+
+
+def _announced() -> str | None:
+    """The cluster that "auto" stands for; it may have been killed since."""
+    file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
+    return os.environ.get("RAY_ADDRESS") or (file.read_text().strip() if file.is_file() else None)
 
 
 def _knock(address: str | None) -> None:

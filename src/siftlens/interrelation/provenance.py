@@ -1,12 +1,12 @@
 """With what an analysis was run."""
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from loky import cpu_count
 
 _PACKAGES = (
     "siftlens",
@@ -39,7 +39,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     known: dict[str, Any] = {
         "device": str(device),
         "processor": _processor(),
-        "cores": os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
+        "cores": cpu_count(),  # that this process may use
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
     }

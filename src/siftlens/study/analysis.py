@@ -1,6 +1,5 @@
 """The whole analysis in one call."""
 
-import os
 import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -9,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from loky import cpu_count
 from torch import nn
 
 from siftlens.core import InputError
@@ -170,4 +170,4 @@ def _workers(images: int) -> int:
     if images < _FEW:
         return 0
     # As many as cores: where the model is what takes time, they wait for it.
-    return min(_MOST_WORKERS, os.cpu_count() or 1)
+    return int(min(_MOST_WORKERS, cpu_count()))
