@@ -127,6 +127,33 @@ def test_bfloat16_to_a_stated_tolerance(exhibit):
         assert_close(layer, read_slowly(attention, channels, layout), torch.bfloat16)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float16, torch.bfloat16])
+def test_channels_of_any_type_leave_the_rest_as_it_is(dtype):
+    model, images = model_of(ZOO["timm-vit"]), images_for(ZOO["timm-vit"])
+    layout = find_layout(model, images)
+    channels = (channels_for(layout) > 0).to(dtype)
+    with torch.no_grad(), siftlens.read_attention(model, channels, entropy=True) as reading:
+        model(images)
+    for layer, attention in zip(reading.layers, true_attention(model, images).attention, strict=True):
+        assert_close(layer, read_slowly(attention, channels.double(), layout))
+
+
+@pytest.mark.parametrize("weighting", ["attention", "value_norm"])
+def test_channels_far_from_zero_keep_their_digits_in_low_precision(weighting):
+    model, images = model_of(ZOO["timm-vit"]).bfloat16(), images_for(ZOO["timm-vit"]).bfloat16()
+    channels = channels_for(find_layout(model, images))
+    read = []
+    for offset in (0, 1e5):
+        with (
+            torch.no_grad(),
+            siftlens.read_attention(model, channels.double() + offset, weighting=weighting) as reading,
+        ):
+            model(images)
+        mass = 1 - reading.layers[1].prefix_mass.double().sum(-1, keepdim=True)
+        read.append(reading.layers[1].values.double() - offset * mass)
+    torch.testing.assert_close(*read, atol=1e-2, rtol=0)
+
+
 def test_float64_model_is_read_in_float64():
     model, images = model_of(ZOO["timm-vit"]).double(), images_for(ZOO["timm-vit"]).double()
     layout = find_layout(model, images)

@@ -126,12 +126,12 @@ def test_attention_without_softmax_is_named():
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_attention_changed_after_its_softmax_is_refused(in_place):
-    with pytest.raises(siftlens.CaptureError, match="blocks.1.attn: the softmax over 16 tokens is changed by aten"):
+    with pytest.raises(siftlens.CaptureError, match="blocks.1.attn: the softmax over 16 keys is changed by aten"):
         read(with_attention(lambda inner: Squared(inner, in_place)), images())
 
 
 def test_transposed_attention_is_refused():
-    with pytest.raises(siftlens.CaptureError, match="blocks.1.attn: the softmax over 16 tokens is changed by aten"):
+    with pytest.raises(siftlens.CaptureError, match="blocks.1.attn: the softmax over 16 keys is changed by aten"):
         read(with_attention(lambda inner: Transposed(inner, False)), images())
 
 

@@ -196,8 +196,26 @@ def test_attention_that_is_not_what_it_seems(core, message, place):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_dropout_that_forgets_evaluation(mode):
-    with mode(), pytest.raises(siftlens.CaptureError, match="blocks.1: the softmax over 16 tokens is changed by"):
+    with mode(), pytest.raises(siftlens.CaptureError, match="blocks.1: the softmax over 16 keys is changed by"):
         read(build(eager, dropped), images())
+
+
+def with_a_sink(query, key, value):
+    """A further key that nobody reads from."""
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+    return torch.cat([scores, scores[..., :1] * 0], dim=-1).softmax(-1)[..., :-1] @ value
+
+
+def over_heads(query, key, value):
+    return (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(1) @ value
+
+
+@pytest.mark.parametrize("core", [with_a_sink, over_heads])
+def test_a_block_of_another_class_is_missed_too(core):
+    model = build(fused, core, fused)
+    model.blocks[1].__class__ = type("Other", (type(model.blocks[1]),), {})
+    with pytest.raises(siftlens.CaptureError, match="blocks.1: the softmax over .* keys is changed by"):
+        read(model, images())
 
 
 @pytest.mark.parametrize("grid", [None, siftlens.PatchGrid(*GRID, PATCH, PATCH)])

@@ -6,8 +6,9 @@ from torch import nn
 
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture
+from siftlens.attention.intercept import Softmax
 from siftlens.attention.modules import ModuleTracker
-from siftlens.core import CaptureError, TokenLayout
+from siftlens.core import CaptureError, InputError, TokenLayout
 
 READABLE = "use a model whose blocks see all patches, such as a ViT"
 
@@ -16,8 +17,13 @@ def refuse_unreadable(model: nn.Module) -> None:
     """Refuse, before anything runs, what would hide or change the attention.
 
     Raises:
+        InputError: it is no model.
         CaptureError: a compiled or scripted model, or one in training mode, be it in a part.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; of what load_model returned, pass .module"
+        )
     kinds = {type(module).__name__ for module in model.modules()}
     hidden = kinds & {"OptimizedModule", "RecursiveScriptModule", "TopLevelTracedModule"}
     hidden |= {type(module).__name__ for module in model.modules() if _is_compiled(module)}
@@ -106,13 +112,13 @@ class Roll:
                 "ran, only from other queries; expected a vision transformer's encoder"
             )
         sizes = (self._layout.tokens, self._layout.grid.patches)
-        unused = [record for record in capture.interceptor.unused_softmaxes() if record.keys in sizes]
+        unused = [record for record in capture.interceptor.unused_softmaxes() if _is_attention(record, sizes)]
         if unused:
             names = ", ".join(list(dict.fromkeys(record.module for record in unused))[:5])
             changed = unused[0].altered_by or "another operator"
             raise CaptureError(
-                f"{names}: the softmax over {unused[0].keys} tokens is changed by {changed} before it "
-                "meets the values; such attention cannot be read"
+                f"{names}: the softmax over {unused[0].keys} keys is changed by {changed} before it meets the values; "
+                "such attention cannot be read"
             )
         missed = list(dict.fromkeys([*capture.tracker.missed, *_silent_siblings(capture)]))
         if missed:
@@ -122,6 +128,16 @@ class Roll:
                 f"attention was read in {len(ran)} modules but not in {', '.join(missed[:5])}{through}; "
                 "make these blocks use torch's scaled_dot_product_attention, or a plain softmax and product"
             )
+
+
+def _is_attention(record: Softmax, sizes: tuple[int, int]) -> bool:
+    """Whether a softmax is over as many keys as there are tokens, or patches, or a matrix of these in every head.
+
+    The latter also with a sink beside them, or summing to one along another axis; experts and classes are fewer.
+    """
+    matrix = record.probabilities.shape[-2:]
+    of_heads = record.probabilities.ndim >= 4 and min(matrix) >= min(sizes) and not set(matrix).isdisjoint(sizes)
+    return record.keys in sizes or of_heads
 
 
 def no_attention(capture: Capture) -> CaptureError:

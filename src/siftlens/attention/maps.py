@@ -29,9 +29,12 @@ def attention_maps(
 
     Raises:
         CaptureError: attention that cannot be read or was missed.
-        InputError: layers are no collection, or the model does not have them.
+        InputError: no model, or no batch of images; layers are no collection, or the model does not have them.
     """
     refuse_unreadable(model)
+    if not isinstance(x, Tensor) or x.ndim != 4 or not len(x):
+        came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"x must be a tensor of images, (batch, channel, height, width), got {came}")
     if isinstance(layers, int):
         raise InputError(f"layers must be a collection of indices, such as [{layers}], got {layers}")
     wanted = None if layers is None else set(layers)

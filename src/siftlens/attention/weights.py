@@ -42,7 +42,8 @@ class KeyWeights:
             the rows sum to one again: A'_ij = A_ij |v_j| / sum_k A_ik |v_k|.
 
     Raises:
-        InputError: the channels are no tensor, do not fit the patches, or are not finite; an unknown weighting.
+        InputError: the channels are no tensor of real numbers, do not fit the patches, or are not finite; an unknown
+            weighting.
     """
 
     def __init__(self, channels: Tensor, layout: TokenLayout, weighting: str = "attention"):
@@ -52,6 +53,8 @@ class KeyWeights:
             raise InputError(
                 f"channels must be a tensor, got {type(channels).__name__}; torch.as_tensor makes one of an array"
             )
+        if channels.is_complex():
+            raise InputError(f"channels must be real numbers, got {channels.dtype}")
         if channels.ndim not in (2, 3) or channels.shape[-2] != layout.grid.patches:
             raise InputError(
                 f"channels must be (patch, channel) or (batch, patch, channel) with {layout.grid.patches} patches "
@@ -59,11 +62,16 @@ class KeyWeights:
             )
         if not bool(torch.isfinite(channels).all()):
             raise InputError("channels must be finite, got NaN or infinity")
+        channels = channels.to(torch.promote_types(channels.dtype, torch.float32))  # coordinates go beside them
         self.layout = layout
         self.weighting = weighting
         self._channels = channels.shape[-1]
         self._coordinates, self._unit = _centred_coordinates(layout, channels)
-        self._weights = self._with_own_channels(channels if channels.ndim == 3 else channels[None])
+        channels = channels if channels.ndim == 3 else channels[None]
+        self._weights = self._with_own_channels(channels)
+        self._mean = channels.mean(dim=1, keepdim=True)
+        spread = (channels - self._mean).abs().amax(dim=1, keepdim=True)
+        self._spread = torch.where(spread > 0, spread, 1)
 
     @property
     def batch(self) -> int:
@@ -73,7 +81,8 @@ class KeyWeights:
     def apply(self, call: AttentionCall, *, entropy: bool = False) -> Carried:
         """A @ W for one captured attention, and the entropy of its rows where asked for."""
         batch = call.shape[0]
-        weights = self._weights.expand(batch, -1, -1)[:, None]
+        low = call.value.dtype in (torch.float16, torch.bfloat16)
+        weights = (self._standardised() if low else self._weights).expand(batch, -1, -1)[:, None]
         if self.weighting == "value_norm":
             norm = call.value_norm()[..., None]
             weights = weights.to(norm.dtype) * norm
@@ -81,6 +90,8 @@ class KeyWeights:
         if self.weighting == "value_norm":
             out = out / out[..., self._channels : self._channels + 3].sum(dim=-1, keepdim=True)
         values, prefix, patch, moments = out.split([self._channels, 2, 1, 3], dim=-1)
+        if low:
+            values = values * self._spread[:, None] + self._mean[:, None] * (1 - prefix.sum(dim=-1, keepdim=True))
         return Carried(values, prefix, patch[..., 0], moments, of_rows)
 
     def mean_squared_distance(self, carried: Carried) -> Float[Tensor, "batch head token"]:
@@ -95,6 +106,13 @@ class KeyWeights:
         distance = carried.moments.new_full(carried.patch_mass.shape, torch.nan)
         distance[:, :, patches] = squared.clamp_min(0) * self._unit**2
         return distance
+
+    def _standardised(self) -> Float[Tensor, "batch token channel"]:
+        """The weights for a call in low precision, which keeps few digits of what is far from zero, or is infinite."""
+        weights = self._weights.clone()
+        channels = weights[:, self.layout.prefix :, : self._channels]
+        channels.sub_(self._mean).div_(self._spread)
+        return weights
 
     def _with_own_channels(self, channels: Tensor) -> Float[Tensor, "batch token channel"]:
         """Append class, register and patch indicators and the coordinates; prefix tokens weigh zero elsewhere."""
