@@ -64,7 +64,7 @@ def stops_table(result: Mapping[str, Any]) -> str:
     return (
         f"{len(stops)} moments ({signals}): {before} before the first commit, {within} on the way, "
         f"{saving} while results were made and saved, {after} after the end. Runs that did not end with the same "
-        f"numbers, repeated finished work or left other files: **{faults}**.\n\n{source(result)}"
+        f"numbers, repeated finished work or left anything else behind: **{faults}**.\n\n{source(result)}"
     )
 
 

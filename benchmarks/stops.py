@@ -1,11 +1,13 @@
 """Stop an analysis, or an audit, at random moments, go on, and compare with one that nothing disturbed.
 
-    python benchmarks/stops.py --moments 20 --save
-    python benchmarks/stops.py --moments 20 --save --audit
+    python benchmarks/stops.py --moments 40 --save
+    python benchmarks/stops.py --moments 40 --save --audit
 
-Every moment is drawn from the whole length of a run, beginning and saving included; every other stop is SIGKILL, as a
-power cut or the system's memory killer would be, the others SIGINT, as Ctrl-C. After it the run must go on from the
-last commit, repeat nothing of what was committed, end with the same numbers to the last bit, and leave the same files.
+Every other moment is drawn from the whole length of a run, beginning and saving included, the others from the part of
+it in which images are gone through, or an audit's steps. Half of the stops of either kind are SIGKILL to the process
+alone, as the system's memory killer sends it, the others SIGINT to all its processes, as Ctrl-C in a terminal. After it
+the run must go on from the last commit, repeat nothing of what was committed, end with the same numbers to the last
+bit, and leave the same files, no process, and nothing in shared memory. An analysis has two worker processes.
 
 Prints what was found; with --save writes benchmarks/results/stops.json or stops-audit.json. Exits with 1 where a stop
 was not survived.
@@ -18,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +37,11 @@ from siftlens.data import PROGRESS, STATE, DrawnMaterial, Planted
 from siftlens.interrelation import run as running
 from siftlens.models import LoadedModel
 from siftlens.models.demo_shortcut import SHORTCUT_SIZE
+from siftlens.patchmaps import parcels
 
-IMAGES, BATCH = 96, 4
+IMAGES, BATCH = 192, 4
+SHARED_MEMORY = Path("/dev/shm")  # within it each measurement has a folder of its own: others may run beside it
+GRACE = 10  # seconds in which a killed process's helpers must have ended
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Command:
     """What is stopped.
 
     Attributes:
-        run: one run into a folder, which notes in a log what it does; commits as often as it can.
+        run: one run into a folder, which notes in a log what it does, and when; commits as often as it can.
         finished: file that a finished one has.
         tables: names of its tables.
         committed: how much is committed in a folder.
@@ -68,10 +73,10 @@ def analyse(model: LoadedModel, images: Path, out: Path, log: Path, *, resume: b
         def progress(stage: str, done: int, total: int) -> None:
             del total
             if stage == "images":
-                file.write(f"{done}\n".encode())
+                file.write(_note(done))
 
         siftlens.analyze(
-            model, images, batch_size=BATCH, workers=0, cache=False, out=out, resume=resume, progress=progress
+            model, images, batch_size=BATCH, workers=2, cache=False, out=out, resume=resume, progress=progress
         ).arrays.close()
 
 
@@ -81,7 +86,7 @@ def audit(model: LoadedModel, images: Path, out: Path, log: Path, *, resume: boo
         do = Bench.__call__
 
         def noted(bench: Bench, step: Callable[[Bench], Any]) -> Any:
-            file.write(b"1\n")
+            file.write(_note(1))
             return do(bench, step)
 
         Bench.__call__ = noted  # in a process of its own
@@ -111,13 +116,31 @@ def _state(out: Path) -> str:
     return state.read_text() if state.exists() else ""
 
 
+def _note(what: int) -> bytes:
+    return f"{what} {time.monotonic()}\n".encode()
+
+
+def _noted(log: Path) -> list[int]:
+    return [int(line.split()[0]) for line in _lines(log)]
+
+
+def _when(log: Path) -> list[float]:
+    return [float(line.split()[1]) for line in _lines(log)]
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
+
+
 def in_child(work: Callable[[], None]) -> int:
-    """Start work in a copy of this process, which has everything imported."""
+    """Start work in a copy of this process, which has everything imported, and leads a process group."""
     process = os.fork()
     if process:
         return process
     code = 1
     try:
+        os.setpgid(0, 0)
+        os.dup2(2, 1)  # workers of a killed run complain
         signal.signal(signal.SIGINT, signal.default_int_handler)
         work()
         code = 0
@@ -132,19 +155,36 @@ def ended(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def left_behind(group: int, shared_memory: Path) -> list[str]:
+    """What outlives a process that was stopped: others of its group, shared memory."""
+    given_up = time.monotonic() + GRACE
+    while True:
+        shared = any(shared_memory.glob("*"))
+        try:
+            os.killpg(group, 0)
+            processes = True
+        except ProcessLookupError:
+            processes = False
+        if not (processes or shared) or time.monotonic() > given_up:
+            return [*(["a process was left"] if processes else []), *(["shared memory was left"] if shared else [])]
+        time.sleep(0.1)
+
+
 def stop_once(
-    command: Command, model: LoadedModel, images: Path, out: Path, whole: Path, moment: float, sign: int
+    command: Command, model: LoadedModel, images: Path, out: Path, whole: Path, moment: float, sign: signal.Signals
 ) -> dict[str, Any]:
     """Stop a run, let another go on, and say what differs from the whole one."""
     logs = [out.with_suffix(f".{number}") for number in range(2)]
     process = in_child(partial(command.run, model, images, out, logs[0], resume=False))
     time.sleep(moment)
-    os.kill(process, sign)
+    (os.killpg if sign == signal.SIGINT else os.kill)(process, sign)
     first = ended(process)
+    left = left_behind(process, parcels._SHARED_MEMORY)
     committed, finished = command.committed(out), (out / command.finished).exists()
     second = ended(in_child(partial(command.run, model, images, out, logs[1], resume=True)))
     noted, in_all = _noted(logs[1]), command.whole(_noted(whole.with_suffix(".log")))
     faults = [
+        *left,
         *(["the second run failed"] if second else []),
         *(["finished work was repeated"] if command.repeats(noted, committed, in_all) else []),
         *(["a finished run was repeated"] if finished and noted else []),
@@ -152,16 +192,12 @@ def stop_once(
     ]
     return {
         "moment": round(moment, 3),
-        "signal": signal.Signals(sign).name,
+        "signal": sign.name,
         "stopped": first != 0,
         "committed": committed,
         "finished": finished,
         "faults": faults,
     }
-
-
-def _noted(log: Path) -> list[int]:
-    return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
 def _differences(command: Command, out: Path, whole: Path) -> list[str]:
@@ -184,33 +220,43 @@ def _differences(command: Command, out: Path, whole: Path) -> list[str]:
 def measure(command: Command, moments: int, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     random = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
+    shared_memory = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory(dir=shared_memory) as shared:
+        parcels._SHARED_MEMORY, place = Path(shared), Path(scratch)
         Planted(DrawnMaterial(), cue="glyph", correlation=0.95, size=SHORTCUT_SIZE).split("heldout", IMAGES).write(
             place
         )
         model, images = siftlens.load_model("demo-shortcut"), place / "images"
-        lengths = []
         for number in range(2):  # the first is slower
-            start = time.perf_counter()
+            start = time.monotonic()
             whole = place / f"whole-{number}"
             if ended(in_child(partial(command.run, model, images, whole, whole.with_suffix(".log"), resume=False))):
                 sys.exit("the undisturbed run failed")
-            lengths.append(time.perf_counter() - start)
-        # Spread over the whole run, each by chance within its own part of it.
-        drawn = (np.arange(moments) + random.random(moments)) / moments * lengths[1]
+            length = time.monotonic() - start
+        steps = [when - start for when in _when(whole.with_suffix(".log"))]
         stops = [
-            stop_once(command, model, images, place / f"{number}", whole, float(moment), sign)
-            for number, moment in enumerate(drawn)
-            for sign in [signal.SIGINT if number % 2 else signal.SIGKILL]
+            stop_once(command, model, images, place / f"{number}", whole, moment, sign)
+            for number, (moment, sign) in enumerate(_moments(moments, length, steps, random))
         ]
-        found = {"images": IMAGES, "batch": BATCH, "seed": seed, "seconds": round(lengths[1], 2)}
+        found = {"images": IMAGES, "batch": BATCH, "seed": seed, "seconds": round(length, 2)}
+        found |= {"steps": [round(steps[0], 2), round(steps[-1], 2)]}
         return found | {"whole": command.whole(_noted(whole.with_suffix(".log"))), "stops": stops}
+
+
+def _moments(
+    number: int, length: float, steps: list[float], random: np.random.Generator
+) -> Iterator[tuple[float, signal.Signals]]:
+    """Half over the whole run, half where its steps are; each by chance within its own part of it."""
+    half = number // 2
+    for first, last, count in ((0.0, length, number - half), (steps[0], steps[-1], half)):
+        drawn = first + (np.arange(count) + random.random(count)) / max(count, 1) * (last - first)
+        for index, moment in enumerate(drawn):
+            yield float(moment), signal.SIGINT if index % 2 else signal.SIGKILL
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--moments", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--audit", action="store_true", help="of audits")
