@@ -344,8 +344,8 @@ def test_a_folder_that_cannot_be_written_says_so(model, folder, tmp_path):
     [
         ({"weighting": "values"}, "weighting must be one of attention, value_norm, got 'values'"),
         ({"group_by": "label"}, "group_by must be one of folder, or None; got 'label'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"workers": -1}, "workers must not be negative, got -1"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"workers": -1}, "workers must be a whole number, not negative, or None, got -1"),
     ],
 )
 def test_settings_are_checked(settings, told):

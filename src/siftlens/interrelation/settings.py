@@ -51,10 +51,15 @@ class Settings:
             raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
         if self.group_by is not None and self.group_by not in GROUPINGS:
             raise InputError(f"group_by must be one of {', '.join(GROUPINGS)}, or None; got {self.group_by!r}")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.workers is not None and self.workers < 0:
-            raise InputError(f"workers must not be negative, got {self.workers}")
+        if not _is_count(self.batch_size, least=1):
+            raise InputError(f"batch_size must be a whole number, at least 1, got {self.batch_size!r}")
+        if self.workers is not None and not _is_count(self.workers, least=0):
+            raise InputError(f"workers must be a whole number, not negative, or None, got {self.workers!r}")
+        if not _is_count(self.seed, least=0):
+            raise InputError(f"seed must be a whole number, not negative, got {self.seed!r}")
+        for name in ("entropy", "exclude_outliers"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, got {value!r}")
 
     @property
     def measure_name(self) -> str:
@@ -75,3 +80,7 @@ class Settings:
             "masks": None if self.masks is None else str(self.masks),
             "seed": self.seed,
         }
+
+
+def _is_count(value: Any, *, least: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from siftlens.core import ModelError
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its name where it has none; without a full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -48,7 +48,7 @@ def _factory(file: Path, name: str) -> Callable[[], Any]:
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         spec.loader.exec_module(loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{file} cannot be run: {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.path.remove(str(file.parent.resolve()))
@@ -59,7 +59,7 @@ def _factory(file: Path, name: str) -> Callable[[], Any]:
     def call() -> Any:
         try:
             return factory()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{file}:{name} failed: {type(error).__name__}: {first_line(error)}") from error
 
     return call

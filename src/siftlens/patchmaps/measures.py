@@ -27,7 +27,7 @@ def patch_weights(keypoints: Keypoints, grid: PatchGrid, measure: str = "count")
         InputError: another measure.
     """
     if measure not in MEASURES:
-        raise InputError(f"measure must be one of {', '.join(MEASURES)}, or a callable, got {measure!r}")
+        raise InputError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
     patch = grid.locate(keypoints.x, keypoints.y)
     inside = patch >= 0
     if measure == "footprint":

@@ -43,7 +43,8 @@ _FILES = (_HEADS, _LAYERS, _IMAGES, _ARRAYS, _GALLERY, _QUARANTINE)
 
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a complete study."""
-    return (folder / RUN).exists()
+    with disk_errors(folder):  # a name too long
+        return (folder / RUN).exists()
 
 
 def expect_free(folder: Path, *, resume: bool) -> None:
