@@ -99,3 +99,12 @@ def test_factories_that_do_not_work(write, tmp_path):
     (tmp_path / "broken.py").write_text("def make(:\n")
     with pytest.raises(ModelError, match=r"broken\.py cannot be run: SyntaxError"):
         load_model(f"{tmp_path}/broken.py:make")
+
+
+@pytest.mark.parametrize("where", ["module", "factory"])
+def test_code_that_exits_is_told(tmp_path, where):
+    leave = "raise SystemExit(7)\n"
+    text = leave if where == "module" else f"def bye():\n    {leave}"
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ModelError, match=r"mine\.py(:bye)? (cannot be run|failed): SystemExit: 7"):
+        load_model(f"{tmp_path / 'mine.py'}:bye")
