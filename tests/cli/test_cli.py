@@ -165,7 +165,7 @@ def test_every_option_reaches_the_analysis(place):
         ({"model": "model.py:cnn"}, r"siftlens: error: Sequential: expected a vision transformer, .*\n"),
         ({"model": "model.py:nan"}, r"siftlens: error: expected finite numbers, but .* has NaN or infinity; .*\n"),
         ({"out": "model.py"}, r"siftlens: error: cannot write model\.py.*\n"),
-        ({"out": "a" * 300}, r"siftlens: error: cannot write a+: File name too long; choose another folder\n"),
+        ({"out": "a" * 300}, r"siftlens: error: cannot write to a+: file name too long; choose another\n"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(place, arguments, told):

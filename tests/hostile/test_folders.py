@@ -1,5 +1,6 @@
 """What siftlens wrote itself, damaged afterwards, through the commands that read it."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -238,3 +239,10 @@ def test_a_damaged_cache_is_begun_anew_and_said(place, siftlens_cli):
     assert result.code == 0
     assert len(result.err.splitlines()) == 1
     assert result.err.startswith("siftlens: warning: the keypoint cache ")
+
+
+@pytest.mark.parametrize("command", ["analyze", "audit", "prompt", "keypoints"])
+def test_an_output_folder_whose_name_is_too_long(place, siftlens_cli, photos, command):
+    model = () if command == "keypoints" else ("--model", "model.py:factory")
+    policy = ("--policy", "policy.json") if command == "prompt" else ()
+    siftlens_cli(command, *model, *policy, "--images", photos, out="a" * 300).failed("file name too long")

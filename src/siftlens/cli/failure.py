@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -52,8 +52,11 @@ def printable(text: str) -> str:
 def _expect_a_name(out: Path) -> None:
     try:
         str(out).encode()
+        out.exists()
     except UnicodeEncodeError as error:
         raise InputError(f"cannot write to {out}: its name is not UTF-8; choose another") from error
+    except OSError as error:  # a name too long
+        raise InputError(f"cannot write to {out}: {one_line(error.strerror).lower()}; choose another") from error
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -63,7 +66,10 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _go_on(out: Path) -> str:
     from siftlens.data import has_progress  # not at import: numpy takes a while
 
-    if has_progress(out) or (out / _PRETRAINING).is_file():
-        return f"; --resume goes on from the last state in {out}"
     partial = out.with_name(f"{out.name}.partial")
-    return f"; the same command goes on from {partial}" if partial.is_file() else ""
+    with suppress(OSError):  # a name too long
+        if has_progress(out) or (out / _PRETRAINING).is_file():
+            return f"; --resume goes on from the last state in {out}"
+        if partial.is_file():
+            return f"; the same command goes on from {partial}"
+    return ""
