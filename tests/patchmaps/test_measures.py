@@ -96,7 +96,7 @@ def test_a_grid_of_another_image_size_is_refused():
 
 
 def test_another_measure_is_refused():
-    with pytest.raises(InputError, match="measure must be one of count, response, footprint, or a callable, got 'sum'"):
+    with pytest.raises(InputError, match="measure must be one of count, response, footprint, got 'sum'"):
         patch_weights(points([1.0], [1.0]), GRID, "sum")
 
 

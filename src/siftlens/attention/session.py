@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from siftlens.attention.calls import AttentionCall
@@ -25,7 +25,7 @@ _active = threading.local()
 @contextmanager
 def read_attention(
     model: nn.Module,
-    channels: Float[Tensor, "*batch patch channel"],
+    channels: Shaped[Tensor, "*batch patch channel"],
     *,
     grid: PatchGrid | TokenLayout | None = None,
     entropy: bool = False,
@@ -72,7 +72,7 @@ def read_attention(
 @contextmanager
 def observe(
     model: nn.Module,
-    channels: Float[Tensor, "*batch patch channel"],
+    channels: Shaped[Tensor, "*batch patch channel"],
     *,
     on_layer: OnLayer,
     grid: PatchGrid | TokenLayout | None = None,
