@@ -81,5 +81,5 @@ def test_labels_that_cannot_be_read_are_told(tmp_path):
     extreme = pa.array([2**62], pa.timestamp("us"))
     pq.write_table(pa.table({"image": [png(1)], "label": extreme}), tmp_path / "extreme.parquet")
     for name, told in (("twice", "label.*exists 2 times"), ("extreme", "out of range")):
-        with pytest.raises(InputError, match=f"cannot read .*{name}.parquet as a Parquet file .*{told}"):
+        with pytest.raises(InputError, match=f"cannot read the column label of .*{name}.parquet .*{told}"):
             open_images(tmp_path / f"{name}.parquet")

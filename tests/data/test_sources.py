@@ -233,6 +233,12 @@ def test_a_list_names_each_file_once_however_it_is_spelled(folder: Path):
     assert ref.identity == image.name
 
 
+def test_a_list_below_a_link_names_each_file_once(folder: Path, tmp_path: Path):
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    (folder / "list.txt").write_text("0.png\n../link/0.png\nb/../0.png\n../link/b/2.png\n")
+    assert identities(open_images(tmp_path / "link" / "list.txt")) == ["0.png", "b/2.png"]
+
+
 def test_a_list_is_split_at_line_ends_alone(folder: Path):
     odd = folder / "a\x0bb\u2028c.png"
     odd.write_bytes(b"")

@@ -428,6 +428,8 @@ def test_a_cluster_of_this_machine_that_was_killed_is_found_out_at_once(where, t
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(importlib.import_module("ray._private.services"), "find_gcs_addresses", set)
     if where == "variable":
         monkeypatch.setenv("RAY_ADDRESS", address)
     else:

@@ -91,7 +91,7 @@ def test_closing_kills_the_processes():
 
 
 INTERRUPTED = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 from siftlens.patchmaps.workers import in_order
 
 enter, taken, main = threading.Condition.__enter__, 0, threading.get_ident()
@@ -101,11 +101,12 @@ def interrupted(condition):
     entered = enter(condition)
     if sys._getframe(1).f_code.co_name == "result" and threading.get_ident() == main:
         taken += 1
-        if taken == 3:
+        if taken == 1:
             os.kill(os.getpid(), signal.SIGINT)
     return entered
 
 def work(number):
+    time.sleep(0.2)
     return number
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

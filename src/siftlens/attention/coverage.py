@@ -133,11 +133,13 @@ class Roll:
 def _is_attention(record: Softmax, sizes: tuple[int, int]) -> bool:
     """Whether a softmax is over as many keys as there are tokens, or patches, or a matrix of these in every head.
 
-    The latter also with a sink beside them, or summing to one along another axis; experts and classes are fewer.
+    The latter also with sinks beside the keys, or with the softmax along another axis.
     """
-    matrix = record.probabilities.shape[-2:]
-    of_heads = record.probabilities.ndim >= 4 and min(matrix) >= min(sizes) and not set(matrix).isdisjoint(sizes)
-    return record.keys in sizes or of_heads
+    if record.keys in sizes:
+        return True
+    *heads, queries, keys = record.probabilities.shape
+    with_sinks = record.keys == keys > min(sizes)
+    return len(heads) >= 2 and queries in sizes and (with_sinks or keys in sizes)
 
 
 def no_attention(capture: Capture) -> CaptureError:

@@ -1,6 +1,7 @@
 """What one pass over the keys carries: the caller's channels and the few that every reading needs."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -82,7 +83,7 @@ class KeyWeights:
         """A @ W for one captured attention, and the entropy of its rows where asked for."""
         batch = call.shape[0]
         low = call.value.dtype in (torch.float16, torch.bfloat16)
-        weights = (self._standardised() if low else self._weights).expand(batch, -1, -1)[:, None]
+        weights = (self._standardised if low else self._weights).expand(batch, -1, -1)[:, None]
         if self.weighting == "value_norm":
             norm = call.value_norm()[..., None]
             weights = weights.to(norm.dtype) * norm
@@ -107,6 +108,7 @@ class KeyWeights:
         distance[:, :, patches] = squared.clamp_min(0) * self._unit**2
         return distance
 
+    @cached_property
     def _standardised(self) -> Float[Tensor, "batch token channel"]:
         """The weights for a call in low precision, which keeps few digits of what is far from zero, or is infinite."""
         weights = self._weights.clone()

@@ -130,7 +130,13 @@ def _listed(path: Path) -> list[Path]:
 
 def _whole(path: Path) -> Path:
     """A path in one spelling: the same file is listed once, and its name holds no dots."""
-    return path.parent.resolve() / path.name if ".." in path.parts or path.root == "//" else path
+    if ".." not in path.parts and path.root != "//":
+        return path
+    flat = Path("/", *Path(os.path.normpath(path)).parts[1:]) if path.root == "//" else Path(os.path.normpath(path))
+    try:
+        return flat if flat.parent.samefile(path.parent) else path.parent.resolve() / path.name
+    except (OSError, RuntimeError):  # nothing is there, or a link leads to itself
+        return flat
 
 
 def _refs(file: Path | Remote, name: PurePath) -> Iterator[ImageRef]:

@@ -61,9 +61,9 @@ def rows_in(file: Path | Remote) -> Iterator[tuple[str, str, Row]]:
         with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
             schema = parquet.schema_arrow
             label = next((name for name in _LABELS if name in schema.names), None)
-            classes = parquet.read([label])[label].to_pylist() if label else []
+            classes = _labels(file, parquet, label) if label else []
             sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:  # these of labels
+    except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"cannot read {file} as a Parquet file ({one_line(error)}); fetch or write it again"
         ) from error
@@ -80,6 +80,17 @@ def rows_in(file: Path | Remote) -> Iterator[tuple[str, str, Row]]:
             named = names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
             yield f"{number:09}", named, Row(file, column, group, index)
             number += 1
+
+
+def _labels(file: Path | Remote, parquet: Any, column: str) -> list[Any]:
+    table = parquet.read([column])
+    try:
+        return list(table[column].to_pylist())
+    except (KeyError, ValueError, OverflowError) as error:  # two of that name; times that Python does not know
+        raise InputError(
+            f"cannot read the column {column} of {file} ({one_line(error)}); expected numbers or words, or no column "
+            "of that name"
+        ) from error
 
 
 def _holds_images(kind: Any) -> bool:

@@ -135,7 +135,7 @@ def find(address: str) -> tuple[list[Remote], str]:
         files = [
             Remote(system.unstrip_protocol(name), int(system.size(name) if info["size"] is None else info["size"]))
             for name, info in found.items()
-            if (info["type"] == "file" or system.isfile(name))  # a link to one
+            if (info["type"] == "file" or (info["type"] != "directory" and system.isfile(name)))  # a link to one
             and not any(part.startswith(".") for part in _below(name, base).split("/"))
         ]
         return files, system.unstrip_protocol(base)

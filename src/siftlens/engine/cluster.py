@@ -66,9 +66,14 @@ def _token(address: str | None) -> dict[str, str]:
 
 
 def _announced() -> str | None:
-    """The cluster that "auto" stands for; it may have been killed since."""
+    """The cluster that "auto" stands for, where no running one is seen; it may have been killed since."""
+    import ray._private.services
+
+    told = os.environ.get("RAY_ADDRESS")
+    if told or ray._private.services.find_gcs_addresses():
+        return told
     file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
-    return os.environ.get("RAY_ADDRESS") or (file.read_text().strip() if file.is_file() else None)
+    return file.read_text().strip() if file.is_file() else None
 
 
 def _knock(address: str | None) -> None:

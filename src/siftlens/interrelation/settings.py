@@ -57,6 +57,9 @@ class Settings:
             raise InputError(f"workers must be a whole number, not negative, or None, got {self.workers!r}")
         if not _is_count(self.seed, least=0):
             raise InputError(f"seed must be a whole number, not negative, got {self.seed!r}")
+        for name in ("batch_size", "workers", "seed"):  # NumPy's would not go into a record
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value))
         for name in ("entropy", "exclude_outliers"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {value!r}")

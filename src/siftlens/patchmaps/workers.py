@@ -141,13 +141,13 @@ def _held_back() -> Iterator[None]:
     if elsewhere or signal.getsignal(signal.SIGINT) is None:  # or is not Python's
         yield
         return
-    heard = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: heard.set())
+    heard: list[None] = []  # no event, whose lock another Ctrl-C could find taken
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(None))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if heard.is_set():
+        if heard:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -231,6 +231,8 @@ class _Pool(Generic[Task, Done]):
             self._executor = self._anew()
 
     def kill(self) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=True)
-        self._shelf.clear()
+        try:
+            if self._executor is not None:
+                self._executor.shutdown(wait=True, kill_workers=True)
+        finally:  # of a second Ctrl-C
+            self._shelf.clear()
