@@ -394,3 +394,10 @@ def test_the_demo_says_what_to_install(place, monkeypatch):
     result = siftlens_cli("demo", "--out", "out")
     assert result.exit_code == 2
     assert failed(result).startswith("siftlens: error: the demo's photographs come with scikit-image")
+
+
+def test_the_current_folder_is_no_reason_to_fail(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exit), reported(Path()):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "\nsiftlens: stopped\n"

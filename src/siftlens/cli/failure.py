@@ -66,7 +66,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _go_on(out: Path) -> str:
     from siftlens.data import has_progress  # not at import: numpy takes a while
 
-    partial = out.with_name(f"{out.name}.partial")
+    partial = out.parent / f"{out.name}.partial"  # `with_name` raises where the folder is this one
     with suppress(OSError):  # a name too long
         if has_progress(out) or (out / _PRETRAINING).is_file():
             return f"; --resume goes on from the last state in {out}"
