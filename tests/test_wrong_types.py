@@ -20,6 +20,11 @@ model, x = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval(
 
 from siftlens.prompting import Bias, Policy, TokenChoice
 
+picture = np.zeros((32, 32, 3), np.uint8)
+
+def analyze(images, **options):
+    return siftlens.analyze(model, images, **({"normalize": None} | options))
+
 def prompt(policy, maps):
     with siftlens.prompt(model, policy, maps):
         model(x)
@@ -36,9 +41,19 @@ print(json.dumps({
     "complex": told(lambda: read(torch.ones(4, 2) * 1j)),
     "one image": told(lambda: siftlens.attention_maps(model, x[0])),
     "no image": told(lambda: siftlens.attention_maps(model, x[:0])),
-    "an array": told(lambda: siftlens.analyze(model, np.zeros((32, 32, 3), np.uint8), normalize=None)),
-    "half a seed": told(lambda: siftlens.analyze(model, [np.zeros((32, 32, 3), np.uint8)], normalize=None, seed=1.5)),
-    "word": told(lambda: siftlens.analyze(model, [np.zeros((32, 32, 3), np.uint8)], normalize=None, entropy="no")),
+    "an array": told(lambda: analyze(picture)),
+    "a grey array": told(lambda: analyze(picture[..., 0])),
+    "a tensor": told(lambda: analyze(torch.zeros(3, 32, 32))),
+    "half a seed": told(lambda: analyze([picture], seed=1.5)),
+    "word": told(lambda: analyze([picture], entropy="no")),
+    "text as limit": told(lambda: analyze([picture], limit="3")),
+    "half a pixel": told(lambda: analyze([picture], size=32.5)),
+    "three sides": told(lambda: analyze([picture], size=(32, 32, 3))),
+    "text as size": told(lambda: siftlens.load_model("demo", size="128")),
+    "one number": told(lambda: analyze([picture], normalize=0.5)),
+    "letters": told(lambda: analyze([picture], normalize=("abc", "def"))),
+    "text as sigma": told(lambda: siftlens.detect(picture, sigma="1.6")),
+    "half a layer of an octave": told(lambda: siftlens.detect(picture, n_octave_layers=1.5)),
     "grid": told(lambda: siftlens.PatchGrid(*np.array([2, 3, 5, 7]))),
     "floats": told(lambda: siftlens.PatchGrid(2.0, 3, 5, 7)),
     "maps": told(lambda: prompt(Policy(), np.ones((1, 4)))),
@@ -57,6 +72,12 @@ print(json.dumps({
 """
 
 
+ONE_ARRAY = (
+    "expected a list of images, got one array of shape {}; "
+    "put it in a list, or give grey images as (image, height, width, 1)"
+)
+
+
 @pytest.fixture(scope="module")
 def told():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
@@ -73,7 +94,24 @@ def told():
         ("complex", "channels must be real numbers, got torch.complex64"),
         ("one image", "x must be a tensor of images, (batch, channel, height, width), got (3, 32, 32)"),
         ("no image", "x must be a tensor of images, (batch, channel, height, width), got (0, 3, 32, 32)"),
-        ("an array", "expected a list of images, got one array of shape (32, 32, 3); put it in a list"),
+        ("an array", ONE_ARRAY.format("(32, 32, 3)")),
+        ("a grey array", ONE_ARRAY.format("(32, 32)")),
+        ("a tensor", ONE_ARRAY.format("(3, 32, 32)")),
+        ("text as limit", "limit must be a whole number, at least 1, or None, got '3'"),
+        ("half a pixel", "size must be a whole number of px, at least 1, or (height, width), got 32.5"),
+        ("three sides", "size must be a whole number of px, at least 1, or (height, width), got (32, 32, 3)"),
+        ("text as size", "size must be a whole number of px, at least 1, or (height, width), got '128'"),
+        (
+            "one number",
+            "normalize must be a name, a (mean, std) pair of 3 numbers each, or None: 'float' object is not iterable",
+        ),
+        (
+            "letters",
+            "normalize must be a name, a (mean, std) pair of 3 numbers each, or None: "
+            "could not convert string to float: 'a'",
+        ),
+        ("text as sigma", "sigma must be a positive number, got '1.6'"),
+        ("half a layer of an octave", "n_octave_layers must be a whole number, at least 1, got 1.5"),
         ("half a seed", "seed must be a whole number, not negative, got 1.5"),
         ("word", "entropy must be True or False, got 'no'"),
         ("grid", "PatchGrid(rows=2, cols=3, patch_height=5, patch_width=7)"),

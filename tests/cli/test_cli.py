@@ -191,6 +191,12 @@ def test_options_of_another_kind_show_what_is_expected(place):
     assert siftlens_cli("analyze").exit_code == 2
 
 
+def test_an_empty_name_is_nowhere_to_write_to(place):
+    result = analyze(out="")
+    assert result.exit_code == 2
+    assert "expected a name, got an empty one; is a shell variable" in failed(result)
+
+
 def test_nothing_readable_is_exit_1(place):
     Path("broken").mkdir()
     Path("broken/a.jpg").write_bytes(b"")

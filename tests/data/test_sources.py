@@ -82,7 +82,7 @@ def test_a_limit_spreads_over_the_folders(tmp_path: Path):
     assert identities(open_images(tmp_path, limit=4)) == ["a/0.png", "b/0.png", "c/0.png", "d/0.png"]
     assert len(open_images(tmp_path, limit=7)) == 7
     assert len(open_images(tmp_path, limit=21)) == 20
-    with pytest.raises(InputError, match="limit must be at least 1, got 0"):
+    with pytest.raises(InputError, match="limit must be a whole number, at least 1, or None, got 0"):
         open_images(tmp_path, limit=0)
 
 

@@ -91,6 +91,25 @@ def test_a_tar_file_is_never_unpacked(place, siftlens_cli):
     assert_harmless(place / "out" / "index.html", scripts=2)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*ANALYZE, "--images", "broken"),
+        ("audit", "--model", "model.py:make", "--images", "broken"),
+        ("prompt", "--model", "model.py:make", "--images", "broken", "--policy", "{}"),
+        ("pretrain", "--images", "broken", "--size", "32"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_nothing_readable_says_why(place, siftlens_cli, command):
+    for kind in ("a", "b"):
+        (place / "broken" / kind).mkdir(parents=True)
+        (place / "broken" / kind / "empty.png").write_bytes(b"")
+    result = siftlens_cli(*command, out="out")
+    assert result.code == 1
+    assert re.search(r"none of (the )?2 images c.* the first.* [ab]/empty\.png: .*empty", result.err)
+
+
 def test_names_in_an_error_are_one_printable_line(place, siftlens_cli):
     folder = place / os.fsdecode(b"\x1b[2J\xff\n<script>")
     folder.mkdir()

@@ -175,10 +175,10 @@ def test_every_parameter_reaches_opencv(name: str, value: float, backend: str, m
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("n_octave_layers", 0, "n_octave_layers must be at least 1, got 0"),
-        ("contrast_threshold", -0.1, "contrast_threshold must not be negative, got -0.1"),
-        ("edge_threshold", 0.0, "edge_threshold must be positive, got 0.0"),
-        ("sigma", float("nan"), "sigma must be positive, got nan"),
+        ("n_octave_layers", 0, "n_octave_layers must be a whole number, at least 1, got 0"),
+        ("contrast_threshold", -0.1, "contrast_threshold must be a number, not negative, got -0.1"),
+        ("edge_threshold", 0.0, "edge_threshold must be a positive number, got 0.0"),
+        ("sigma", float("nan"), "sigma must be a positive number, got nan"),
     ],
 )
 def test_parameters_are_checked(name: str, value: float, told: str):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import siftlens
-from siftlens.core import ModelError
+from siftlens.core import InputError, ModelError
 from siftlens.models import load_model
 from siftlens.models.demo import demo_architecture
 
@@ -117,7 +117,7 @@ def test_unknown_dtype():
 
 
 def test_sizes_that_cannot_be():
-    with pytest.raises(ModelError, match="size must be at least 1 px, got 0x0"):
+    with pytest.raises(InputError, match="size must be a whole number of px, at least 1, .* got 0"):
         load_model("demo", random_init=True, size=0)
     with pytest.raises(
         ModelError, match=r"demo takes sizes that are multiples .* 8x8 px, got 61x64; the nearest is 64x64"

@@ -1,6 +1,7 @@
 """`analyze` on models and images of the caller's own, and studies on disk, whole and damaged."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -298,12 +299,19 @@ def test_a_loaded_model_brings_its_own_preprocessing(vit, folder, study):
         ),
         ({"normalize": None, "measure": "mass"}, "measure must be one of count, response, footprint, or a callable"),
         ({"normalize": None, "resume": True}, "resume=True goes on with a run in a folder; pass out=FOLDER"),
-        ({"normalize": None, "limit": 0}, "limit must be at least 1, got 0"),
+        ({"normalize": None, "limit": 0}, "limit must be a whole number, at least 1, or None, got 0"),
     ],
 )
 def test_arguments_are_checked(vit, pictures, options, told):
     with pytest.raises(InputError, match=told):
         siftlens.analyze(vit, pictures, **options)
+
+
+def test_a_model_in_float64_gives_the_same(vit, pictures):
+    double = siftlens.analyze(deepcopy(vit).double(), pictures, normalize="imagenet", entropy=True)
+    single = siftlens.analyze(vit, pictures, normalize="imagenet", entropy=True)
+    pd.testing.assert_frame_equal(double.heads, single.heads, rtol=1e-4, atol=1e-4)
+    assert double.run.model["dtype"] == "float64"
 
 
 def test_inputs_are_checked(vit, pictures, folder):

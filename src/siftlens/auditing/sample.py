@@ -75,7 +75,9 @@ def take_sample(
         spreads.append(spread_of(pixels))
         contents.append(content_hash(pixels))
     if not refs:
-        raise NothingReadableError(f"none of the {len(named)} images could be read")
+        raise NothingReadableError(
+            f"none of the {len(named)} images could be read; the first: {': '.join(set_aside[0])}"
+        )
     both = _under_two_labels(contents, kept)
     set_aside += [(refs[i].identity, "the same image stands under another label too") for i in both]
     use = np.array([i for i in range(len(refs)) if i not in both])

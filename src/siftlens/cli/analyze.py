@@ -8,7 +8,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, MOST_SEED, RUN, Address, EngineName
+from siftlens.cli.where import IMAGES, MOST_SEED, RUN, Address, EngineName, output
 from siftlens.core import InputError
 
 _MODEL, _IMAGES, _COMPUTE = "Model", "Images", "What to compute"
@@ -38,7 +38,9 @@ def analyze(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="DIR", help="Folder to write the study to.", rich_help_panel=RUN),
+        typer.Option(
+            "--out", "-o", metavar="DIR", parser=output, help="Folder to write the study to.", rich_help_panel=RUN
+        ),
     ],
     weights: Annotated[
         str | None,

@@ -9,7 +9,7 @@ from rich.console import Console
 from siftlens.cli.analyze import parse_size
 from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import MOST_SEED, RUN, Address, EngineName
+from siftlens.cli.where import MOST_SEED, RUN, Address, EngineName, output
 
 _MODEL, _IMAGES, _EVIDENCE = "Model", "Images", "Evidence from outside"
 
@@ -37,7 +37,10 @@ def audit(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the audit to.", rich_help_panel=RUN)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", parser=output, help="Folder to write the audit to.", rich_help_panel=RUN
+        ),
     ],
     weights: Annotated[
         str | None,

@@ -6,13 +6,16 @@ from typing import Annotated
 import typer
 
 from siftlens.cli.failure import printable, reported
+from siftlens.cli.where import output
 
 
 def compare(
     studies: Annotated[
         list[Path], typer.Argument(metavar="STUDY STUDY...", help="Folders of studies; the first is the reference.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the comparison to.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder to write the comparison to.")
+    ],
 ) -> None:
     """Compare models or checkpoints on the same images, layer by layer.
 

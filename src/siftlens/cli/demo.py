@@ -9,6 +9,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
+from siftlens.cli.where import output
 from siftlens.core import InputError
 
 _PLANTED, _AUDIT, _FRESH, _PROMPT = "planted", "audit", "planted_test", "prompt"  # folders
@@ -39,7 +40,9 @@ PHOTOGRAPHS = (
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the study.")] = Path("out/demo"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder for the study.")
+    ] = Path("out/demo"),
 ) -> None:
     """Analyse a model on scikit-image's photographs; audit one that was taught a shortcut, and prompt it: offline.
 

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from siftlens.cli.failure import reported
+from siftlens.cli.where import output
 
 
 def export(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder to write to.")],
 ) -> None:
     """Write a study's figures as SVG and PNG, and its tables as CSV.
 

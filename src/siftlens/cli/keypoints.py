@@ -8,7 +8,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import printable, reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, RUN, Address, EngineName
+from siftlens.cli.where import IMAGES, RUN, Address, EngineName, output
 
 
 def keypoints(
@@ -16,7 +16,9 @@ def keypoints(
         str,
         typer.Option("--images", "-i", metavar="PATH", help=IMAGES),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.")] = Path("keypoints"),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", parser=output, help="File to write.")] = Path(
+        "keypoints"
+    ),
     size: Annotated[
         int, typer.Option(min=8, metavar="PX", help="Squares to detect on; those that pretrain cuts views from.")
     ] = 128,

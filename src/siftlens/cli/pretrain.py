@@ -10,7 +10,7 @@ from rich.console import Console
 
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, MOST_SEED, RUN
+from siftlens.cli.where import IMAGES, MOST_SEED, RUN, output
 
 _IMAGES, _MODEL, _MASKS, _TRAINING = "Images", "Model", "Masks and loss", "Training"
 
@@ -20,7 +20,9 @@ def pretrain(
         str,
         typer.Option("--images", "-i", metavar="PATH", help=IMAGES, rich_help_panel=_IMAGES),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", rich_help_panel=RUN)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder to write.", rich_help_panel=RUN)
+    ],
     keypoints: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="What siftlens keypoints wrote.", rich_help_panel=_IMAGES),

@@ -9,7 +9,7 @@ from rich.console import Console
 from siftlens.cli.analyze import parse_size
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES
+from siftlens.cli.where import IMAGES, output
 
 
 def prompt(
@@ -22,7 +22,7 @@ def prompt(
             help='A file, or the policy itself: {"bias": [{"strength": 3}], "maps": {"keypoints": 1}}.',
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder to write to.")],
     audit: Annotated[
         Path | None, typer.Option(metavar="DIR", help="An audit of this model, where the maps are made of its cues.")
     ] = None,

@@ -1,5 +1,6 @@
 """Options that say where a command computes and where images are, the same for all that can choose."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -20,3 +21,10 @@ Address = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+
+
+def output(name: str | Path) -> Path:
+    """What to write to; an empty name, as of a shell variable that is not set, would be the current folder."""
+    if not str(name):
+        raise typer.BadParameter("expected a name, got an empty one; is a shell variable not set?")
+    return Path(name)

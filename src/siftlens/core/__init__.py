@@ -10,6 +10,7 @@ from siftlens.core.errors import (
     one_line,
 )
 from siftlens.core.grid import PatchGrid, TokenLayout
+from siftlens.core.values import is_real, is_whole
 
 __all__ = [
     "CaptureError",
@@ -20,5 +21,7 @@ __all__ = [
     "SiftlensError",
     "StudyError",
     "TokenLayout",
+    "is_real",
+    "is_whole",
     "one_line",
 ]

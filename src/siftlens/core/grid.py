@@ -5,12 +5,12 @@ top-left corner of the top-left pixel, so a pixel's centre lies at +0.5. Patches
 """
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from siftlens.core.errors import InputError
+from siftlens.core.values import is_whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PatchGrid:
     def __post_init__(self) -> None:
         for name in ("rows", "cols", "patch_height", "patch_width"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            if not is_whole(value, least=1):
                 raise InputError(f"PatchGrid.{name} must be a positive integer, got {value!r}")
             object.__setattr__(self, name, int(value))  # NumPy's too: equal grids are described alike
 

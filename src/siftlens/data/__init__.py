@@ -9,7 +9,7 @@ from siftlens.data.planted import SPLITS, Material, Planted, PlantedImage, Plant
 from siftlens.data.planted_cues import CUES
 from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
-from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
+from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, input_size
 from siftlens.data.records import read_record, write_record
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
@@ -56,6 +56,7 @@ __all__ = [
     "expect_same",
     "has_progress",
     "held",
+    "input_size",
     "locked",
     "open_images",
     "opened",

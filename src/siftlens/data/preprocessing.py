@@ -1,13 +1,15 @@
 """From an image of any size to the pixels that a model sees, and from those to the model's numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from siftlens.core import InputError
+from siftlens.core import InputError, is_whole
 
 RESIZES = ("shorter_side", "squash")
 _FILTERS = {
@@ -75,6 +77,18 @@ class Preprocessing:
         if width * box_height <= height * box_width:
             return box_width, box_width * height // width
         return box_height * width // height, box_height
+
+
+def input_size(size: Any) -> tuple[int, int]:
+    """Height and width of a model's input, px, of one number for both, or of a pair.
+
+    Raises:
+        InputError: neither.
+    """
+    sides = (size, size) if is_whole(size, least=1) else size
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(is_whole(side, least=1) for side in sides):
+        raise InputError(f"size must be a whole number of px, at least 1, or (height, width), got {size!r}")
+    return int(sides[0]), int(sides[1])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from siftlens.core import InputError
+from siftlens.core import InputError, is_whole
 from siftlens.data.pixels import as_pixels, content_hash
 from siftlens.data.shards import Stored
 
@@ -88,8 +88,11 @@ class MemorySource:
                 f"expected images that can be gone through twice, got {kind}, which is used up after one pass; "
                 "put them in a list, or give a path"
             )
-        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] == 3:
-            raise InputError(f"expected a list of images, got one array of shape {images.shape}; put it in a list")
+        if hasattr(images, "__array__") and _is_one_image(tuple(images.shape)):
+            raise InputError(
+                f"expected a list of images, got one array of shape {tuple(images.shape)}; put it in a list, or give "
+                "grey images as (image, height, width, 1)"
+            )
         self._images = images
         self._indexed = hasattr(images, "__getitem__") and hasattr(images, "__len__")
         total = len(images) if hasattr(images, "__len__") else sum(1 for _ in images)
@@ -119,11 +122,16 @@ def spread(total: int, limit: int | None) -> Sequence[int]:
     Raises:
         InputError: the limit is not positive.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1, got {limit}")
+    if limit is not None and not is_whole(limit, least=1):
+        raise InputError(f"limit must be a whole number, at least 1, or None, got {limit!r}")
     if limit is None or limit >= total:
         return range(total)
     return [place * total // limit for place in range(limit)]
+
+
+def _is_one_image(shape: tuple[int, ...]) -> bool:
+    """Whether an array of such a shape is, or could be, one image and not a stack of them."""
+    return len(shape) < 3 or (len(shape) == 3 and not {shape[0], shape[2]}.isdisjoint((1, 3, 4)))
 
 
 def _pixels(image: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:

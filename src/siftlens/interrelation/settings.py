@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from siftlens.attention import WEIGHTINGS
-from siftlens.core import InputError, PatchGrid
+from siftlens.core import InputError, PatchGrid, is_whole
 
 Measure = str | Callable[[UInt8[np.ndarray, "height width 3"], PatchGrid], Float[np.ndarray, "rows cols"]]
 GROUPINGS = ("folder",)
@@ -51,11 +51,11 @@ class Settings:
             raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
         if self.group_by is not None and self.group_by not in GROUPINGS:
             raise InputError(f"group_by must be one of {', '.join(GROUPINGS)}, or None; got {self.group_by!r}")
-        if not _is_count(self.batch_size, least=1):
+        if not is_whole(self.batch_size, least=1):
             raise InputError(f"batch_size must be a whole number, at least 1, got {self.batch_size!r}")
-        if self.workers is not None and not _is_count(self.workers, least=0):
+        if self.workers is not None and not is_whole(self.workers, least=0):
             raise InputError(f"workers must be a whole number, not negative, or None, got {self.workers!r}")
-        if not _is_count(self.seed, least=0):
+        if not is_whole(self.seed, least=0):
             raise InputError(f"seed must be a whole number, not negative, got {self.seed!r}")
         for name in ("batch_size", "workers", "seed"):  # NumPy's would not go into a record
             if (value := getattr(self, name)) is not None:
@@ -83,7 +83,3 @@ class Settings:
             "masks": None if self.masks is None else str(self.masks),
             "seed": self.seed,
         }
-
-
-def _is_count(value: Any, *, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)

@@ -77,9 +77,14 @@ def layer_record(reading: LayerReading, maps: MapBatch, layout: TokenLayout) -> 
 def _images_of(batch: _Batch, images: slice) -> _Batch:
     """Some of the images of a batch."""
     fields: dict[str, Any] = {
-        name: value[images] for name, value in vars(batch).items() if isinstance(value, Tensor | np.ndarray)
+        name: _single(value[images]) for name, value in vars(batch).items() if isinstance(value, Tensor | np.ndarray)
     }
     return replace(batch, **fields)
+
+
+def _single(value: Any) -> Any:
+    """What a model in float64 gives, in float32 as the maps are."""
+    return value.float() if value.dtype == torch.float64 else value
 
 
 def _layer_record(reading: LayerReading, maps: MapBatch, layout: TokenLayout) -> LayerRecord:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from siftlens.core import InputError
+from siftlens.core import InputError, is_real, is_whole
 from siftlens.data import as_pixels
 from siftlens.keypoints.luma import enlarged, luma
 from siftlens.keypoints.points import Keypoints, pack, unpack
@@ -33,13 +33,13 @@ class SiftSettings:
     sigma: float = 1.6
 
     def __post_init__(self) -> None:
-        if self.n_octave_layers < 1:
-            raise InputError(f"n_octave_layers must be at least 1, got {self.n_octave_layers}")
-        if not self.contrast_threshold >= 0:
-            raise InputError(f"contrast_threshold must not be negative, got {self.contrast_threshold}")
+        if not is_whole(self.n_octave_layers, least=1):
+            raise InputError(f"n_octave_layers must be a whole number, at least 1, got {self.n_octave_layers!r}")
+        if not (is_real(self.contrast_threshold) and self.contrast_threshold >= 0):
+            raise InputError(f"contrast_threshold must be a number, not negative, got {self.contrast_threshold!r}")
         for name in ("edge_threshold", "sigma"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+            if not (is_real(value := getattr(self, name)) and value > 0):
+                raise InputError(f"{name} must be a positive number, got {value!r}")
 
 
 def detect(

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from siftlens.core import InputError, ModelError
-from siftlens.data import NORMALIZATIONS, Normalization, Preprocessing
+from siftlens.data import Normalization, Preprocessing, input_size
 from siftlens.models.checkpoints import fill
 from siftlens.models.errors import first_line
+from siftlens.models.given import normalization_of
 from siftlens.models.loaded import Built, Request
 
 
@@ -67,29 +68,20 @@ def _factory(file: Path, name: str) -> Callable[[], Any]:
 
 def _size(module: nn.Module, where: str) -> tuple[int, int]:
     size = getattr(module, "size", None)
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
-        return size[0], size[1]
-    raise ModelError(
-        f"{where}: the module needs an attribute size, px or (height, width), got {size!r}; "
-        "set module.size = 224 (or give --size), and module.normalize beside it"
-    )
+    try:
+        return input_size(size)
+    except InputError as error:
+        raise ModelError(
+            f"{where}: the module needs an attribute size, px or (height, width), got {size!r}; "
+            "set module.size = 224 (or give --size), and module.normalize beside it"
+        ) from error
 
 
 def _normalization(module: nn.Module, where: str) -> Normalization | None:
-    value = getattr(module, "normalize", "missing")
-    if value is None:
-        return None
-    if isinstance(value, str) and value in NORMALIZATIONS:
-        return NORMALIZATIONS[value]
-    if isinstance(value, tuple | list) and len(value) == 2:
-        try:
-            mean, std = value
-            return Normalization(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
-        except (InputError, TypeError, ValueError) as error:
-            raise ModelError(f"{where}: module.normalize must be (mean, std): {first_line(error)}") from error
-    raise ModelError(
-        f"{where}: the module needs an attribute normalize, one of {', '.join(NORMALIZATIONS)}, a (mean, std) pair, "
-        f"or None where it normalises by itself, got {value!r}"
-    )
+    try:
+        return normalization_of(module.normalize)
+    except (AttributeError, InputError) as error:
+        raise ModelError(
+            f"{where}: the module needs an attribute normalize, a name, a (mean, std) pair, or None where it "
+            f"normalises by itself: {first_line(error)}"
+        ) from error

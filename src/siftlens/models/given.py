@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from siftlens.core import InputError
-from siftlens.data import NORMALIZATIONS, ImageSource, Normalization, Preprocessing
+from siftlens.data import NORMALIZATIONS, ImageSource, Normalization, Preprocessing, input_size
 from siftlens.models.checkpoints import hash_weights
 from siftlens.models.loaded import LoadedModel
 
@@ -41,7 +42,7 @@ def as_loaded(
             f"normalize says what the model expects of its pixels: {', '.join(sorted(NORMALIZATIONS))}, a (mean, std) "
             "pair, or None where it normalises by itself"
         )
-    height, width = _size_of(source) if size is None else (size, size) if isinstance(size, int) else size
+    height, width = _size_of(source) if size is None else input_size(size)
     name = type(model).__qualname__
     return LoadedModel(
         module=model,
@@ -53,7 +54,7 @@ def as_loaded(
     )
 
 
-def normalization_of(normalize: Normalize) -> Normalization | None:
+def normalization_of(normalize: Any) -> Normalization | None:
     """What a caller says of a model's input.
 
     Raises:
@@ -66,7 +67,7 @@ def normalization_of(normalize: Normalize) -> Normalization | None:
             raise InputError(f"normalize must be one of {', '.join(sorted(NORMALIZATIONS))}, got {normalize!r}")
         return NORMALIZATIONS[normalize]
     try:
-        (red, green, blue), (red_std, green_std, blue_std) = normalize
+        (red, green, blue), (red_std, green_std, blue_std) = (map(float, values) for values in normalize)
     except (TypeError, ValueError) as error:
         raise InputError(f"normalize must be a name, a (mean, std) pair of 3 numbers each, or None: {error}") from error
     return Normalization((red, green, blue), (red_std, green_std, blue_std))

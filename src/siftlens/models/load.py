@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from siftlens.core import ModelError
+from siftlens.data import input_size
 from siftlens.models.checkpoints import expect_finite, hash_weights, read_weights
 from siftlens.models.errors import first_line
 from siftlens.models.loaded import Built, LoadedModel, Request
@@ -65,6 +66,7 @@ def load_model(
         The model in evaluation mode.
 
     Raises:
+        InputError: the size is none.
         ModelError: the model cannot be built, its weights cannot be had, do not fit or are not finite, or it does
             not run at this size on this device.
 
@@ -72,7 +74,8 @@ def load_model(
         >>> model = siftlens.load_model("timm/vit_small_patch16_224", size=384)
     """
     backend, name = _parse(spec)
-    place, kind, height_width = _device(device), _dtype(dtype), _size(size)
+    place, kind = _device(device), _dtype(dtype)
+    height_width = None if size is None else input_size(size)
     if random_init and weights is not None:
         raise ModelError(f"either random weights or those of {weights} can be had, not both; drop one of the two")
     state = None if weights is None else read_weights(Path(weights))
@@ -160,15 +163,6 @@ def _dtype(name: str | None) -> torch.dtype:
     if name is not None and name not in _DTYPES:
         raise ModelError(f"dtype must be fp32, bf16 or fp16, got {name!r}")
     return _DTYPES[name or "fp32"]
-
-
-def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    sides = (size, size) if isinstance(size, int) else size
-    if min(sides) < 1:
-        raise ModelError(f"size must be at least 1 px, got {sides[0]}x{sides[1]}")
-    return sides
 
 
 def _try(module: nn.Module, x: Tensor, spec: str) -> None:

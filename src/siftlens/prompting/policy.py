@@ -9,9 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
-import numpy as np
-
-from siftlens.core import InputError
+from siftlens.core import InputError, is_real, is_whole
 
 FILLS = ("blur", "mean")
 _INDICES = ("layers", "heads", "rows")
@@ -259,14 +257,9 @@ def _are_indices(value: Any) -> bool:
     return isinstance(value, list) and all(type(index) is int for index in value)
 
 
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
-
-
 def _is_number(value: Any) -> bool:
     """Python's own or NumPy's, and no integer that is too large for a float."""
-    known = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return known and -_LARGEST < value < _LARGEST
+    return is_real(value) and -_LARGEST < value < _LARGEST
 
 
 def _plain(value: Any) -> float:
@@ -296,7 +289,7 @@ def _keep_indices(part: Any, name: str) -> None:
     if value is None:
         return
     indices = list(value) if isinstance(value, Iterable) else []
-    if not indices or not all(_is_index(index) for index in indices):
+    if not indices or not all(is_whole(index, least=0) for index in indices):
         kind = type(part).__name__
         raise InputError(f"{kind}.{name} must be None or at least one index from 0, got {value!r}")
     object.__setattr__(part, name, tuple(sorted({int(index) for index in indices})))

@@ -135,15 +135,15 @@ def read_validation(
             f"expected a label for each of {len(refs)} images, got {sum(map(bool, named))}; put every image into a "
             "folder named after its class, or pass labels"
         )
-    pixels, names = [], []
+    pixels, names, aside = [], [], []
     for ref, name in zip(refs, named, strict=True):
         try:
             pixels.append(decode(ref, model.preprocessing))
             names.append(name)
-        except Unreadable:
-            continue
+        except Unreadable as error:
+            aside.append(f"{ref.identity}: {error}")
     if not pixels:
-        raise NothingReadableError(f"none of the {len(refs)} images could be read")
+        raise NothingReadableError(f"none of the {len(refs)} images could be read; the first: {aside[0]}")
     classes = tuple(sorted(set(names)))
     first = model_input(model, pixels[:1])
     logit = match_logits(model, classes, logits_of(model.module, first).shape[1])
