@@ -154,8 +154,11 @@ def test_channels_far_from_zero_keep_their_digits_in_low_precision(weighting):
     torch.testing.assert_close(*read, atol=1e-2, rtol=0)
 
 
-def test_float64_model_is_read_in_float64():
+@pytest.mark.parametrize("fused", [True, False])
+def test_float64_model_is_read_in_float64(fused):
     model, images = model_of(ZOO["timm-vit"]).double(), images_for(ZOO["timm-vit"]).double()
+    for block in model.blocks:
+        block.attn.fused_attn = fused
     layout = find_layout(model, images)
     channels = channels_for(layout).double()
     with torch.no_grad(), siftlens.read_attention(model, channels, entropy=True) as reading:

@@ -194,6 +194,39 @@ def test_attention_that_is_not_what_it_seems(core, message, place):
         read(build(*cores), images())
 
 
+def differential(query, key, value):
+    return fused(query, key, value) - 0.3 * fused(key, query, value)
+
+
+def test_two_attentions_over_the_same_values():
+    with pytest.raises(
+        siftlens.CaptureError, match="blocks.1: two attentions over the same values, as in differential"
+    ):
+        read(build(fused, differential), images())
+
+
+def heads_in_queries(query, key, value):
+    """Multi-query attention, with the heads of a token side by side in the queries."""
+    key, value = key[:, 0], value[:, 0]
+    return (
+        ((query * query.shape[-1] ** -0.5).flatten(1, 2) @ key.mT).softmax(-1).matmul(value).unflatten(1, (HEADS, -1))
+    )
+
+
+def test_heads_folded_into_queries_are_no_pooling_head():
+    with pytest.raises(
+        siftlens.CaptureError, match="blocks.1: its 48 queries come in several calls, or of several heads"
+    ):
+        read(build(eager, heads_in_queries), images())
+
+
+def test_a_model_put_into_training_meanwhile():
+    model = build(fused)
+    with pytest.raises(siftlens.CaptureError, match="Model is in training mode"):
+        with siftlens.read_attention(model, torch.ones(15, 1)):
+            model.train()(images())
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_dropout_that_forgets_evaluation(mode):
     with mode(), pytest.raises(siftlens.CaptureError, match="blocks.1: the softmax over 16 keys is changed by"):

@@ -77,7 +77,7 @@ def test_before_and_after(place, tmp_path):
     assert run(place, "--images", place / "images", "--policy", DROP, "--out", out) == (
         2,
         "",
-        f"siftlens: error: {out} holds a prompt already; choose another folder, or remove that one first\n",
+        f"siftlens: error: {out} holds a finished prompt; choose another folder, or remove that one first\n",
     )
 
 

@@ -79,6 +79,9 @@ def test_float_and_wide_integer_files_need_a_known_scale(tmp_path: Path):
     Image.fromarray(grey.astype(np.int32) * 1000).save(tmp_path / "wide.tiff")
     with pytest.raises(Unreadable, match="8 or 16 bits, got 32-bit integers"):
         read(tmp_path / "wide.tiff")
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "dark.tiff")  # 8 bits, or dark ones of 16?
+    with pytest.raises(Unreadable, match=r"got 32-bit integers in \[0, 255\]: the scale is not known; convert"):
+        read(tmp_path / "dark.tiff")
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path):

@@ -83,3 +83,17 @@ def test_labels_that_cannot_be_read_are_told(tmp_path):
     for name, told in (("twice", "label.*exists 2 times"), ("extreme", "out of range")):
         with pytest.raises(InputError, match=f"cannot read the column label of .*{name}.parquet .*{told}"):
             open_images(tmp_path / f"{name}.parquet")
+
+
+def test_labels_as_bytes_or_missing(tmp_path):
+    labels = pa.array([b"<b>", b"\xff", None], pa.binary())
+    path = write(tmp_path / "a.parquet", {"image": [png(1), png(2), png(3)], "label": labels})
+    assert [ref.group for ref in open_images(path)] == ["<b>", "\\xff", ""]
+
+
+def test_a_group_of_rows_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("siftlens.data.parquet._LARGEST_GROUP", 2**20)
+    path = write(tmp_path / "a.parquet", {"image": [png(1), bytes(2**20)]})
+    assert path.stat().st_size < 2**18  # it is compressed
+    with pytest.raises(InputError, match=r"a\.parquet has 0\.0 GB in one group of rows, .* \(row_group_size=100\)"):
+        open_images(path)

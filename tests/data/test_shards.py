@@ -131,3 +131,9 @@ def test_of_a_member_stored_again_the_last_counts(tmp_path):
     source = open_images(tmp_path)
     assert [ref.identity for ref in source] == ["a.tar/a.png", "a.tar/b.png"]
     assert red_of(source) == [3, 2]
+
+
+def test_a_class_is_short(tmp_path):
+    """A sparse member takes no room in the archive, however large it says that it is."""
+    (ref,) = open_images(write(tmp_path / "x.tar", {"1.png": png(1), "1.cls": b"7" * 5000}))
+    assert ref.group == "7" * 1024

@@ -99,6 +99,11 @@ def test_nothing_there(folder: Path, tmp_path: Path):
         open_images(f"{folder}/*.jpg")
 
 
+def test_a_glob_that_goes_up_again_counts_each_image_once(folder: Path):
+    once = identities(open_images(f"{folder}/[b]/*.png"))
+    assert identities(open_images(f"{folder}/*/../b/*.png")) == once == ["b/10.png", "b/2.png"]
+
+
 def test_an_image_file_is_no_list(tmp_path: Path):
     Image.fromarray(IMAGES[0]).save(tmp_path / "one.png")
     with pytest.raises(InputError, match=r"cannot read .*one.png as a list of images; expected a folder"):

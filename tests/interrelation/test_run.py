@@ -171,16 +171,23 @@ def test_a_stopped_run_does_not_go_on_with_other_settings(model, folder, tmp_pat
     run(model, open_images(folder), replace(settings, batch_size=3), tmp_path, resume=True).arrays.close()
 
 
-def test_a_stopped_run_does_not_go_on_with_other_images(model, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("png", "was begun with images whose files had other sizes; resume with the same, or choose another folder"),
+        ("bmp", "the images have changed since the analysis in .* was begun, which they cannot resume; begin anew"),
+    ],
+)
+def test_a_stopped_run_does_not_go_on_with_other_images(model, tmp_path, kind, told):
     images = tmp_path / "in"
     images.mkdir()
     for number in range(11):
-        Image.fromarray(draw(number)).save(images / f"{number:02}.png")
+        Image.fromarray(draw(number)).save(images / f"{number:02}.{kind}")
     settings = Settings(batch_size=5, workers=0)
     with pytest.raises(KeyboardInterrupt):
         run(model, open_images(images), settings, tmp_path, progress=Stop(5), commit_seconds=0)
-    Image.fromarray(draw(99)).save(images / "07.png")
-    with pytest.raises(InputError, match="the images have changed since the analysis in .* was begun; begin anew"):
+    Image.fromarray(draw(99)).save(images / f"07.{kind}")
+    with pytest.raises(InputError, match=told):
         run(model, open_images(images), settings, tmp_path, resume=True)
 
 
@@ -345,7 +352,7 @@ def test_a_folder_that_cannot_be_written_says_so(model, folder, tmp_path):
         ({"weighting": "values"}, "weighting must be one of attention, value_norm, got 'values'"),
         ({"group_by": "label"}, "group_by must be one of folder, or None; got 'label'"),
         ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
-        ({"workers": -1}, "workers must be a whole number, not negative, or None, got -1"),
+        ({"workers": -1}, "workers must be a whole number from 0 to 1024, or None, got -1"),
     ],
 )
 def test_settings_are_checked(settings, told):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from siftlens.core import InputError, StudyError
-from siftlens.data import PROGRESS, has_progress
+from siftlens.data import PROGRESS, has_progress, held
 from siftlens.interrelation.spool import Spool
 
 SHAPE = (5, 3, 7)  # variable, layer, head
@@ -125,9 +125,10 @@ def test_other_settings_cannot_go_on(tmp_path):
 
 
 def test_without_a_commit_nothing_is_left(tmp_path):
-    spool = open_spool(tmp_path)
-    spool.append(rows(0, 3), lines(0, 3))
-    spool.close()
+    with held(tmp_path):
+        spool = open_spool(tmp_path)
+        spool.append(rows(0, 3), lines(0, 3))
+        spool.close()
     assert not has_progress(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -210,19 +211,6 @@ def test_a_path_that_is_a_file_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write .*file.*: a file stands where a folder is needed"):
         Spool(tmp_path / "file" / PROGRESS, {})
-
-
-def test_two_processes_cannot_write_to_one_folder(tmp_path):
-    first = committed(tmp_path)
-    with pytest.raises(InputError, match=r"another run is writing to .*; wait for it to end, or choose another"):
-        open_spool(tmp_path, resume=True)
-    first.append(rows(3, 1), lines(3, 1))
-    first.commit(5, {})
-    first.close()
-
-    second = open_spool(tmp_path, resume=True)
-    assert second.images == 4
-    second.close()
 
 
 def test_a_refused_run_lets_go_of_the_folder(tmp_path):

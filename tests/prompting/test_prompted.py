@@ -141,7 +141,7 @@ def test_saved_and_loaded(leaning, audit, tmp_path):
     assert again.policy == policy
     kinds = {path.suffix for path in (tmp_path / "prompt").rglob("*") if path.is_file()}
     assert kinds == {".json", ".parquet", ".safetensors"}
-    with pytest.raises(InputError, match="holds a prompt already"):
+    with pytest.raises(InputError, match="holds a finished prompt"):
         better.save(tmp_path / "prompt")
     other = Leaning(on_object=1, on_cue=2).eval()
     torch.nn.init.zeros_(other.place)

@@ -1,6 +1,8 @@
 """`analyze` on models and images of the caller's own, and studies on disk, whole and damaged."""
 
 import json
+import shutil
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import siftlens
 from siftlens.core import InputError, StudyError
-from siftlens.data import NORMALIZATIONS
+from siftlens.data import NORMALIZATIONS, held
 
 HEIGHT, WIDTH = 40, 56
 FILES = [
@@ -238,6 +240,38 @@ def test_a_study_on_disk_is_the_one_in_memory(vit, folder, study, tmp_path):
         assert_same(again, study)
     with pytest.raises(InputError, match="holds a finished study with seed 0, now it is 1; choose another folder"):
         siftlens.analyze(vit, folder, out=tmp_path, resume=True, seed=1, **options)
+
+
+def test_another_kind_of_result_is_not_overwritten(vit, pictures, study, saved, tmp_path):
+    (tmp_path / "audit.json").write_text("{}")
+    (tmp_path / "prompted").mkdir()
+    (tmp_path / "prompted" / "prompt.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a finished audit; choose another folder"):
+        siftlens.analyze(vit, pictures, normalize=None, out=tmp_path, resume=True)
+    with pytest.raises(InputError, match="holds a finished prompt; choose another folder"):
+        study.save(tmp_path / "prompted")
+    with pytest.raises(InputError, match="holds a finished study; choose another folder"):
+        siftlens.audit(vit, pictures, [0, 1] * 6 + [1], normalize=None, out=saved, resume=True)
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(vit, pictures, tmp_path):
+    with held(tmp_path), pytest.raises(InputError, match="another run is writing to .*; wait for it to end"):
+        siftlens.analyze(vit, pictures, normalize=None, out=tmp_path, resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_was_finished_meanwhile_is_not_overwritten(vit, pictures, saved, tmp_path, monkeypatch):
+    """By another command, between the first look at the folder and holding it."""
+
+    @contextmanager
+    def another_was_faster(place):
+        shutil.copytree(saved, place)
+        yield
+
+    monkeypatch.setattr("siftlens.study.analysis.held", another_was_faster)
+    with pytest.raises(InputError, match="holds a finished study; choose another folder"):
+        siftlens.analyze(vit, pictures, normalize=None, out=tmp_path / "out")
+    siftlens.load_study(tmp_path / "out").arrays.close()
 
 
 def test_pixels_in_memory_are_taken_however_they_come(vit, pictures):

@@ -208,7 +208,7 @@ class EagerCall:
     def apply(self, weights: Float[Tensor, "batch #head key channel"]) -> Float[Tensor, "batch head query channel"]:
         """A @ W."""
         batch, heads, queries, keys = self.shape
-        weights = weights.to(_wide(weights).dtype)
+        weights = weights.to(_wide(self.probabilities[:0]).dtype)
         rows = [
             _wide(self.probabilities[:, :, part]) @ weights for part in _row_chunks(queries, batch * heads * keys * 4)
         ]

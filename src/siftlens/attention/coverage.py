@@ -3,6 +3,7 @@
 from collections import Counter
 
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture
@@ -60,6 +61,7 @@ class Roll:
         self.layers = 0
         self._layout, self._images = layout, images
         self._pooled: Counter[str] = Counter()  # queries of pooling heads, by module
+        self._last_values: tuple[StorageWeakRef, tuple[object, ...]] | None = None
 
     def enter(self, tracker: ModuleTracker, call: AttentionCall) -> int | None:
         """The layer's index in call order, or None for a pooling head.
@@ -68,10 +70,23 @@ class Roll:
             CaptureError: neither: the attention is not over the whole grid.
         """
         pooling = self._is_pooling(tracker.current, call)
+        if not pooling:
+            self._expect_other_values(tracker.current, call)
         layer = None if pooling else self.layers
         self.layers += not pooling
         tracker.mark_captured(layer)
         return layer
+
+    def _expect_other_values(self, name: str, call: AttentionCall) -> None:
+        """Refuse what weighs the same values twice: what the model makes of both is no softmax, and may be negative."""
+        storage = StorageWeakRef(call.value.untyped_storage())  # keeps no memory, and the address from being used again
+        values = (storage.cdata, call.value.storage_offset(), call.value.shape, call.value.stride())
+        if self._last_values is not None and values == self._last_values[1]:
+            raise CaptureError(
+                f"{name}: two attentions over the same values, as in differential attention: neither is what the model "
+                f"attends by; {READABLE}"
+            )
+        self._last_values = storage, values
 
     def _is_pooling(self, name: str, call: AttentionCall) -> bool:
         batch, _, queries, keys = call.shape
@@ -90,10 +105,10 @@ class Roll:
                 f"cannot be read; {READABLE}"
             )
         self._pooled[name] += queries
-        if self._pooled[name] == tokens:
+        if self._pooled[name] % tokens == 0:  # or each head's own, folded into the queries
             raise CaptureError(
-                f"{name}: its {tokens} queries come in several calls; "
-                "use a model that asks for one layer's attention in one call"
+                f"{name}: its {self._pooled[name]} queries come in several calls, or of several heads at once; "
+                "use a model that asks for one layer's attention in one call, with heads on an axis of their own"
             )
         return True
 

@@ -1,6 +1,7 @@
 """Exact attention maps, for the few images that a person wants to look at."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import find_layout
-from siftlens.core import InputError
+from siftlens.core import InputError, is_whole
 
 
 def attention_maps(
@@ -35,9 +36,7 @@ def attention_maps(
     if not isinstance(x, Tensor) or x.ndim != 4 or not len(x):
         came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x must be a tensor of images, (batch, channel, height, width), got {came}")
-    if isinstance(layers, int):
-        raise InputError(f"layers must be a collection of indices, such as [{layers}], got {layers}")
-    wanted = None if layers is None else set(layers)
+    wanted = None if layers is None else _indices(layers)
     layout = find_layout(model, x)
     roll = Roll(layout, len(x))
     maps: dict[int, Tensor] = {}
@@ -54,3 +53,11 @@ def attention_maps(
     if missing:
         raise InputError(f"the model has layers 0 to {roll.layers - 1}, got {', '.join(map(str, missing))}")
     return maps
+
+
+def _indices(layers: Any) -> set[int]:
+    found = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, Tensor) else None
+    if found is None or not all(is_whole(index, least=0) for index in found):
+        example = f", such as [{layers}]" if is_whole(layers, least=0) else ""
+        raise InputError(f"layers must be a collection of indices from 0{example}, got {layers!r}")
+    return {int(index) for index in found}

@@ -18,7 +18,7 @@ class LayerReading:
         prefix_mass: attention on class (and distillation) tokens, and on registers.
         mean_squared_distance: of each patch to the patches that it attends to, px^2, attention renormalised over
             patches; NaN for prefix queries.
-        entropy: of each row of A over all tokens, nat; None where it was not asked for.
+        entropy: of each row of A over all tokens, nat, whatever the weighting; None where it was not asked for.
         backend: the kernel that computed it, or "eager".
     """
 

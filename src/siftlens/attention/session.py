@@ -109,6 +109,8 @@ class _Session:
         reading: Reading,
     ):
         refuse_unreadable(model)
+        if grid is not None and not isinstance(grid, PatchGrid | TokenLayout):
+            raise InputError(f"grid must be a PatchGrid or a TokenLayout, got {grid!r}")
         self.model, self.channels, self.grid = model, channels, grid
         self.entropy, self.weighting, self.on_layer = entropy, weighting, on_layer
         self.token_norms, self.reading = token_norms, reading
@@ -148,6 +150,7 @@ class _Session:
             raise CaptureError(
                 f"{type(model).__name__} runs inside a transform of torch.func (vmap, grad, jvp); call it outside"
             )
+        refuse_unreadable(model)  # again: it may have been changed meanwhile
         self.state = "probing"
         trial = Trial(model, args, kwargs)
         batch = None if trial.images is None else len(trial.images)

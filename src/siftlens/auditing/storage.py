@@ -18,38 +18,35 @@ from safetensors.torch import load_file, save_file
 from siftlens.auditing.codebook import Codebook
 from siftlens.auditing.results import AuditResult
 from siftlens.auditing.vocabulary import Vocabulary
-from siftlens.core import InputError, PatchGrid, StudyError
-from siftlens.data import Normalization, Preprocessing, atomic_path, expect_asked, read_record, write_record
+from siftlens.core import PatchGrid, StudyError
+from siftlens.data import (
+    AUDIT,
+    Normalization,
+    Preprocessing,
+    atomic_path,
+    expect_asked,
+    expect_free,
+    read_record,
+    write_record,
+)
 from siftlens.interrelation.files import write_table
 
-_INFO = "audit.json"
 _CODEBOOKS = "codebooks.safetensors"
 _TABLES = ("cues", "images", "properties", "shown", "pictures")
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a whole audit."""
-    return (folder / _INFO).exists()
-
-
-def expect_free(folder: Path) -> None:
-    """Refuse a folder whose finished audit would be overwritten.
-
-    Raises:
-        InputError: it holds one.
-    """
-    if is_finished(folder):
-        raise InputError(f"{folder} holds a finished audit; choose another folder, or remove that one first")
+    return (folder / AUDIT).exists()
 
 
 def expect_startable(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder with a finished audit, or an interrupted one, that nobody asked to go on with.
+    """Refuse a folder with a finished result, or an interrupted run, that nobody asked to go on with.
 
     Raises:
         InputError: it is one.
     """
-    if not resume:
-        expect_free(folder)
+    expect_free(folder, but=AUDIT if resume else None)
     expect_asked(folder, resume=resume)
 
 
@@ -76,7 +73,7 @@ def save(audit: AuditResult, folder: Path) -> None:
         "normalization": None if audit.normalization is None else asdict(audit.normalization),
         "info": dict(audit.info),
     }
-    write_record(folder / _INFO, whole, (*(f"{name}.parquet" for name in _TABLES), _CODEBOOKS))
+    write_record(folder / AUDIT, whole, (*(f"{name}.parquet" for name in _TABLES), _CODEBOOKS))
 
 
 def load(folder: Path) -> AuditResult:
@@ -85,9 +82,9 @@ def load(folder: Path) -> AuditResult:
     Raises:
         StudyError: missing, incomplete, damaged, changed, or written by a newer version.
     """
-    if not (folder / _INFO).is_file():
-        raise StudyError(f"expected the folder of an audit, but {folder} has no {_INFO}")
-    whole = read_record(folder / _INFO, "copy it again, or run the audit again")
+    if not (folder / AUDIT).is_file():
+        raise StudyError(f"expected the folder of an audit, but {folder} has no {AUDIT}")
+    whole = read_record(folder / AUDIT, "copy it again, or run the audit again")
     tensors = load_file(folder / _CODEBOOKS)
     kinds = dict.fromkeys(name.partition(".")[0] for name in tensors)
     codebooks = {kind: Codebook(*(tensors[f"{kind}.{part}"] for part in ("mean", "axes", "centres"))) for kind in kinds}

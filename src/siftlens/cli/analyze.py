@@ -134,21 +134,20 @@ def analyze(
 
     DIR then holds the report index.html, and the numbers: heads.parquet, layers.parquet, images.parquet, arrays.nc,
     gallery.npz, quarantine.csv and run.json.
-    A finished study is never overwritten.
+    Finished results are never overwritten.
     """
     with reported(out):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
-        from siftlens.data import open_images
+        from siftlens.data import RUN, expect_free, open_images
 
         open_images(images)  # a mistyped path is told at once, and before a model is downloaded
 
         from siftlens.cli.summary import summary
         from siftlens.models import load_model
         from siftlens.study import analyze as run
-        from siftlens.study import expect_free
 
-        expect_free(out, resume=resume)
+        expect_free(out, but=RUN if resume else None)
         loaded = load_model(
             model,
             weights=weights,

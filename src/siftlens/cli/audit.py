@@ -103,7 +103,7 @@ def audit(
 ) -> None:
     """Find what a classifier leans on besides the object, and test each claim by intervention.
 
-    DIR then holds the page index.html, tables, pictures and codebooks. A finished audit is never overwritten.
+    DIR then holds the page index.html, tables, pictures and codebooks. Finished results are never overwritten.
     """
     with reported(out):
         height_width = parse_size(size)

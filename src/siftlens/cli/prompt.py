@@ -36,19 +36,18 @@ def prompt(
 ) -> None:
     """Prompt a classifier without training: move attention, choose tokens, mask pixels, contrast logits.
 
-    DIR then holds the page index.html with what changed, predictions.parquet, and the prompt itself. A finished prompt
-    is never overwritten.
+    DIR then holds the page index.html with what changed, predictions.parquet, and the prompt itself. Finished
+    results are never overwritten.
     """
     with reported(out):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
-        from siftlens.data import open_images
+        from siftlens.data import expect_free, open_images
 
         open_images(images)  # a mistyped path is told at once, and before a model is downloaded
 
         from siftlens.cli.prompted import prompted, read_policy
         from siftlens.models import load_model
-        from siftlens.prompting.module import expect_free
         from siftlens.study import load_audit, try_prompt
 
         expect_free(out)

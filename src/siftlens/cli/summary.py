@@ -23,7 +23,8 @@ def summary(study: Study, out: Path) -> str:
     lines.append(f"keypoints  in {run.covered:.0%} of the patches, on average over images")
     lines += ["", *_effects(study.heads)]
     if run.pool < _FEW:
-        lines += ["", f"Only {run.pool} images stand behind the null: read this as a preview."]
+        behind = "one image stands" if run.pool == 1 else f"{run.pool} images stand"
+        lines += ["", f"Only {behind} behind the null: read this as a preview."]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from siftlens.data.planted_cues import CUES
 from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, input_size
-from siftlens.data.records import read_record, write_record
+from siftlens.data.records import AUDIT, PROMPT, RUN, expect_free, read_record, write_record
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
 from siftlens.data.under_way import (
@@ -21,13 +21,15 @@ from siftlens.data.under_way import (
     expect_same,
     has_progress,
     held,
-    locked,
 )
 
 __all__ = [
+    "AUDIT",
     "CUES",
     "NORMALIZATIONS",
     "PROGRESS",
+    "PROMPT",
+    "RUN",
     "SPLITS",
     "STATE",
     "DrawnMaterial",
@@ -53,11 +55,11 @@ __all__ = [
     "disk_errors",
     "expect_asked",
     "expect_folder",
+    "expect_free",
     "expect_same",
     "has_progress",
     "held",
     "input_size",
-    "locked",
     "open_images",
     "opened",
     "read_record",

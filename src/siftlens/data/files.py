@@ -83,7 +83,9 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
         base = Path(os.path.commonpath([p.parent for p in paths])) if paths else path
     elif glob.has_magic(str(path)):
         base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-        paths = [found for found in base.glob(str(path.relative_to(base))) if not found.is_dir()]
+        matches = base.glob(str(path.relative_to(base)))
+        paths = list(dict.fromkeys(_whole(found) for found in matches if not found.is_dir()))
+        base = base if all(found.is_relative_to(base) for found in paths) else Path(os.path.commonpath(paths)).parent
         if not paths:
             raise InputError(f"no images at {path}: no file matches; expected {_KINDS}")
     else:

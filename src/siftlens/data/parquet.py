@@ -11,6 +11,7 @@ from typing import Any
 from siftlens.core import InputError, one_line
 from siftlens.data.remote import Remote, within_reach
 
+_LARGEST_GROUP = 2**30  # bytes, decompressed
 _LABELS = ("label", "labels", "class", "cls")
 
 
@@ -62,7 +63,7 @@ def rows_in(file: Path | Remote) -> Iterator[tuple[str, str, Row]]:
             schema = parquet.schema_arrow
             label = next((name for name in _LABELS if name in schema.names), None)
             classes = _labels(file, parquet, label) if label else []
-            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"cannot read {file} as a Parquet file ({one_line(error)}); fetch or write it again"
@@ -73,11 +74,15 @@ def rows_in(file: Path | Remote) -> Iterator[tuple[str, str, Row]]:
             f"{file} has no column of image bytes, but {', '.join(schema.names)}; expected binary, or a struct "
             "with a field 'bytes'"
         )
+    if (largest := max((group.total_byte_size for group in groups), default=0)) > _LARGEST_GROUP:
+        raise InputError(
+            f"{file} has {largest / 2**30:.1f} GB in one group of rows, which are read together; expected at most "
+            f"{_LARGEST_GROUP // 2**30} GB, write it again with smaller groups (row_group_size=100)"
+        )
     names, number = _names(schema, label), 0
-    for group, size in enumerate(sizes):
-        for index in range(size):
-            value = classes[number] if classes else ""
-            named = names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
+    for group, rows in enumerate(groups):
+        for index in range(rows.num_rows):
+            named = _named(classes[number], names) if classes else ""
             yield f"{number:09}", named, Row(file, column, group, index)
             number += 1
 
@@ -91,6 +96,14 @@ def _labels(file: Path | Remote, parquet: Any, column: str) -> list[Any]:
             f"cannot read the column {column} of {file} ({one_line(error)}); expected numbers or words, or no column "
             "of that name"
         ) from error
+
+
+def _named(label: Any, names: list[str]) -> str:
+    if isinstance(label, int) and 0 <= label < len(names):
+        return names[label]
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "backslashreplace")
+    return "" if label is None else str(label)
 
 
 def _holds_images(kind: Any) -> bool:

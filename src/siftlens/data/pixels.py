@@ -53,8 +53,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise InputError("expected pixels of 8 or 16 bits, got 32-bit integers; convert the image to 8 bits")
+        if values.min() < 0 or values.max() > 0xFFFF or (image.mode == "I" and values.max() <= 0xFF):
+            raise InputError(
+                f"expected pixels of 8 or 16 bits, got 32-bit integers in [{values.min()}, {values.max()}]: the "
+                "scale is not known; convert the image to 8 bits"
+            )
         return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

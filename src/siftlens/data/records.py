@@ -9,11 +9,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from siftlens.core import StudyError, one_line
-from siftlens.data.atomic import atomic_path
+from siftlens.core import InputError, StudyError, one_line
+from siftlens.data.atomic import atomic_path, disk_errors
 
 FORMAT = 1
+RUN, AUDIT, PROMPT = "run.json", "audit.json", "prompt.json"
 _CHECKSUMS = "checksums"
+_KINDS = {RUN: "study", AUDIT: "audit", PROMPT: "prompt"}
+
+
+def expect_free(folder: Path, *, but: str | None = None) -> None:
+    """Refuse a folder whose finished result, of whatever kind, would be overwritten.
+
+    Args:
+        folder: to write to.
+        but: the record that may be there: of a result to go on with.
+
+    Raises:
+        InputError: it holds one.
+    """
+    with disk_errors(folder):  # a name too long
+        there = [kind for record, kind in _KINDS.items() if record != but and (folder / record).exists()]
+    if there:
+        raise InputError(f"{folder} holds a finished {there[0]}; choose another folder, or remove that one first")
 
 
 def write_record(path: Path, values: Mapping[str, Any], files: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from siftlens.data.remote import Remote
 
 _IMAGES = {"avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp"}
 _CLASS = "cls"
+_LONGEST_CLASS = 1024  # bytes; a sparse file of a terabyte takes none in an archive
 _DOT = re.compile(r"\.(?!\d)")
 
 
@@ -58,6 +60,14 @@ def opened(source: Stored) -> BufferedReader | BytesIO:
         return BytesIO(file.read(source.size))
 
 
+def stored_bytes(source: Stored) -> int:
+    """How many bytes a file has, without reading it: 0 where that is not known, or it is gone."""
+    if isinstance(source, Path):
+        with suppress(OSError):
+            return source.stat().st_size
+    return getattr(source, "size", 0)
+
+
 def images_in(shard: Path | Remote) -> Iterator[tuple[str, str, Member]]:
     """Name, class and place of every image in a tar file.
 
@@ -95,4 +105,4 @@ def images_in(shard: Path | Remote) -> Iterator[tuple[str, str, Member]]:
 def _text(archive: tarfile.TarFile, found: tarfile.TarInfo) -> str:
     file = archive.extractfile(found)
     assert file is not None  # of a regular file
-    return file.read().decode("utf-8", "backslashreplace").strip()
+    return file.read(_LONGEST_CLASS).decode("utf-8", "backslashreplace").strip()

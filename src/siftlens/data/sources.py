@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from siftlens.core import InputError, is_whole
 from siftlens.data.pixels import as_pixels, content_hash
-from siftlens.data.shards import Stored
+from siftlens.data.shards import Stored, stored_bytes
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class ImageRef:
     identity: str
     group: str
     source: Stored | UInt8[np.ndarray, "height width 3"] | Item
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the file, without reading it; 0 for pixels in memory, whose hash is their identity."""
+        return 0 if isinstance(self.source, Item | np.ndarray) else stored_bytes(self.source)
 
     def fetched(self) -> "ImageRef":
         """The same with the pixels themselves in place of a collection: fit for another process."""

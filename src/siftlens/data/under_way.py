@@ -14,6 +14,7 @@ from siftlens.data.atomic import UNFINISHED, disk_errors
 
 PROGRESS = ".progress"  # inside the folder that the results go to
 STATE = "state.json"
+_HASHED = {"names": "images of other names", "file_sizes": "images whose files had other sizes"}
 
 
 def has_progress(folder: Path) -> bool:
@@ -28,12 +29,8 @@ def discard_progress(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def locked(folder: Path) -> FileLock:
-    """Hold a folder of results until the lock is released or this process ends, however it ends.
-
-    Raises:
-        InputError: another process holds it.
-    """
+def _locked(folder: Path) -> FileLock:
+    """Hold a folder of results until the lock is released or this process ends, however it ends."""
     lock = FileLock(folder / PROGRESS / "lock", blocking=False)
     try:
         lock.acquire()
@@ -52,7 +49,7 @@ def held(folder: Path) -> Iterator[None]:
     place = folder / PROGRESS
     with disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)
-        lock = locked(folder)
+        lock = _locked(folder)
     try:
         yield
     finally:
@@ -87,7 +84,5 @@ def expect_same(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) 
     now = json.loads(json.dumps(now))
     for name in {**now, **begun}:
         if now.get(name) != begun.get(name):
-            raise InputError(
-                f"{folder} was begun with {name} {begun.get(name)!r}, now it is {now.get(name)!r}; resume with the "
-                "same, or choose another folder"
-            )
+            was = _HASHED.get(name, f"{name} {begun.get(name)!r}, now it is {now.get(name)!r}")
+            raise InputError(f"{folder} was begun with {was}; resume with the same, or choose another folder")

@@ -46,8 +46,8 @@ class MainPass:
         contents = hashlib.blake2b("".join(pool.contents).encode(), digest_size=16).hexdigest()
         if self.facts.setdefault("pool", contents) != contents:
             raise InputError(
-                f"the images have changed since the analysis in {spool.folder.parent} was begun; begin anew in another "
-                "folder"
+                f"the images have changed since the analysis in {spool.folder.parent} was begun, which they cannot "
+                "resume; begin anew in another folder"
             )
         self._pool_weights = image_weights(pool.contents, settings.seed)
         self._sums = {group: Accumulator.from_arrays(arrays) for group, arrays in spool.sums().items()}

@@ -153,14 +153,16 @@ def run(
 
 def numbers_of(model: LoadedModel, source: ImageSource, settings: Settings) -> dict[str, Any]:
     """Everything that the numbers depend on, as JSON values: an analysis goes on only with the same."""
-    names = hashlib.blake2b(digest_size=16)
+    names, sizes = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for ref in source:
         names.update(ref.identity.encode("utf-8", "surrogateescape") + b"\0")
+        sizes.update(f"{ref.stored_bytes} ".encode())
     return settings.numbers() | {
         "siftlens": __version__,
         **model.numbers(),
         "images": len(source),
         "names": names.hexdigest(),
+        "file_sizes": sizes.hexdigest(),  # images that were changed under their names
     }
 
 

@@ -13,6 +13,7 @@ from siftlens.core import InputError, PatchGrid, is_whole
 
 Measure = str | Callable[[UInt8[np.ndarray, "height width 3"], PatchGrid], Float[np.ndarray, "rows cols"]]
 GROUPINGS = ("folder",)
+MAX_WORKERS = 1024  # processes; a number beyond is a slip of the keyboard
 MAX_GROUPS = 32  # each group keeps all bootstrap sums: 40 MB for 12 layers x 12 heads
 
 
@@ -53,8 +54,8 @@ class Settings:
             raise InputError(f"group_by must be one of {', '.join(GROUPINGS)}, or None; got {self.group_by!r}")
         if not is_whole(self.batch_size, least=1):
             raise InputError(f"batch_size must be a whole number, at least 1, got {self.batch_size!r}")
-        if self.workers is not None and not is_whole(self.workers, least=0):
-            raise InputError(f"workers must be a whole number, not negative, or None, got {self.workers!r}")
+        if self.workers is not None and not (is_whole(self.workers, least=0) and self.workers <= MAX_WORKERS):
+            raise InputError(f"workers must be a whole number from 0 to {MAX_WORKERS}, or None, got {self.workers!r}")
         if not is_whole(self.seed, least=0):
             raise InputError(f"seed must be a whole number, not negative, got {self.seed!r}")
         for name in ("batch_size", "workers", "seed"):  # NumPy's would not go into a record

@@ -5,14 +5,12 @@
     images.jsonl      a line per image
     quarantine.jsonl  a line per image set aside
     state-*.npz       sums of the accumulators
-    lock              held by the process that writes here
 
 A crash at any moment leaves the last commit: whatever was written after it is cut off when the run goes on.
 """
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from io import BufferedWriter
@@ -29,7 +27,6 @@ from siftlens.data import (
     disk_errors,
     expect_asked,
     expect_same,
-    locked,
     read_record,
     write_record,
 )
@@ -70,8 +67,7 @@ class Spool:
         resume: go on from the last commit in the folder.
 
     Raises:
-        InputError: the folder cannot be written; another process writes to it; it holds a run and `resume` is False, or
-            one of other settings.
+        InputError: the folder cannot be written; it holds a run and `resume` is False, or one of other settings.
         StudyError: the last commit cannot be read.
     """
 
@@ -81,7 +77,6 @@ class Spool:
         self._logs: dict[str, BufferedWriter] = {}
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = locked(folder.parent)
         try:
             if (folder / STATE).exists():
                 expect_asked(folder.parent, resume=resume)
@@ -94,7 +89,6 @@ class Spool:
         except BaseException:
             for log in self._logs.values():
                 log.close()
-            self._lock.release()
             raise
 
     def _last_commit(self) -> _State:
@@ -194,12 +188,9 @@ class Spool:
         return self._read("quarantine.jsonl")
 
     def close(self) -> None:
-        """Let go of the files; a folder without one commit is removed."""
+        """Let go of the files."""
         for log in self._logs.values():
             log.close()
-        if self._state.commits == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock.release()
 
     def _write(self, name: str, data: bytes) -> None:
         with disk_errors(self.folder):

@@ -110,8 +110,14 @@ def _build(backend: str, request: Request) -> Built:
             raise
         extra = _EXTRAS[error.name]
         raise ModelError(f"{backend}/{request.name} needs {error.name}: pip install 'siftlens[{extra}]'") from error
-    with _quiet_hub():
-        built: Built = module.build(request)
+    try:
+        with _quiet_hub():
+            built: Built = module.build(request)
+    except (MemoryError, RuntimeError) as error:  # the latter by torch, on a CPU
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        wanted = "" if request.size is None else " at {}x{} px; choose a smaller --size".format(*request.size)
+        raise ModelError(f"{backend}/{request.name} does not fit into memory{wanted}") from error
     return built
 
 

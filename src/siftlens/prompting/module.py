@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from siftlens.attention.trial import on_trial
 from siftlens.auditing import AuditResult, storage
 from siftlens.core import InputError, PatchGrid, StudyError
-from siftlens.data import Normalization, as_pixels, read_record, write_record
+from siftlens.data import PROMPT, Normalization, as_pixels, expect_free, read_record, write_record
 from siftlens.models import LoadedModel
 from siftlens.models.checkpoints import hash_weights
 from siftlens.models.given import AS_LOADED, Normalize, normalization_of
@@ -25,7 +25,7 @@ from siftlens.prompting.maps import cue_rows, expect_grid, expect_same_model, ki
 from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 
-_INFO, _AUDIT = "prompt.json", "audit"
+_AUDIT = "audit"
 _turn = threading.RLock()  # not of each module: those are copied and pickled
 
 
@@ -123,7 +123,7 @@ class Prompted(nn.Module):
             "weights_hash": self._weights_hash,
             "audit": audit is not None,
         }
-        write_record(folder / _INFO, whole, beside)
+        write_record(folder / PROMPT, whole, beside)
 
     @property
     def grid(self) -> PatchGrid:
@@ -194,16 +194,6 @@ def prompted(
     return Prompted(module, policy, normalization, audit if policy.maps.cues else None, weights_hash)
 
 
-def expect_free(folder: Path) -> None:
-    """Refuse a folder whose prompt would be overwritten.
-
-    Raises:
-        InputError: it holds one.
-    """
-    if (folder / _INFO).exists():
-        raise InputError(f"{folder} holds a prompt already; choose another folder, or remove that one first")
-
-
 def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -> Prompted:
     """Read what `Prompted.save` wrote, for the model that it was made for.
 
@@ -216,9 +206,9 @@ def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -
         InputError: the model has other weights.
     """
     folder = Path(folder)
-    if not (folder / _INFO).is_file():
-        raise StudyError(f"expected the folder of a prompt, but {folder} has no {_INFO}")
-    whole = read_record(folder / _INFO, "copy it again, or make the prompt again")
+    if not (folder / PROMPT).is_file():
+        raise StudyError(f"expected the folder of a prompt, but {folder} has no {PROMPT}")
+    whole = read_record(folder / PROMPT, "copy it again, or make the prompt again")
     policy, weights_hash = Policy.from_json(json.dumps(whole["policy"])), whole["weights_hash"]
     given = whole["normalization"]
     normalize = None if given is None else (tuple(given["mean"]), tuple(given["std"]))

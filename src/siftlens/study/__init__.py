@@ -5,7 +5,6 @@ from siftlens.study.audits import Audit, audit, load_audit
 from siftlens.study.comparing import compare
 from siftlens.study.facade import Study, load_study
 from siftlens.study.prompts import try_prompt
-from siftlens.study.storage import expect_free
 
 __all__ = [
     "Audit",
@@ -13,7 +12,6 @@ __all__ = [
     "analyze",
     "audit",
     "compare",
-    "expect_free",
     "load_audit",
     "load_study",
     "try_prompt",

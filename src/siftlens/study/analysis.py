@@ -12,7 +12,7 @@ from loky import cpu_count
 from torch import nn
 
 from siftlens.core import InputError
-from siftlens.data import discard_progress, open_images
+from siftlens.data import RUN, discard_progress, expect_free, held, open_images
 from siftlens.engine import open_engine
 from siftlens.interrelation.results import Result
 from siftlens.interrelation.run import Progress, numbers_of, run
@@ -143,14 +143,16 @@ def analyze(
             with result.arrays as on_disk:
                 return Study(replace(result, arrays=on_disk.load()))
     folder = Path(out)
-    storage.expect_free(folder, resume=resume)
-    if storage.is_finished(folder):
-        finished = _finished(folder, numbers_of(loaded, source, settings))
-        discard_progress(folder)  # where it was stopped between saving and this
-        return finished
-    result = run_in(folder)
-    storage.save(result, folder)
-    discard_progress(folder)
+    expect_free(folder, but=RUN if resume else None)
+    with held(folder):
+        expect_free(folder, but=RUN if resume else None)  # again: another run may have ended meanwhile
+        if storage.is_finished(folder):
+            finished = _finished(folder, numbers_of(loaded, source, settings))
+            discard_progress(folder)  # where it was stopped between saving and this
+            return finished
+        result = run_in(folder)
+        storage.save(result, folder)
+        discard_progress(folder)
     return Study(result)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from siftlens.auditing import AuditResult, AuditSettings, Run, storage
 from siftlens.auditing.vocabulary import KINDS
 from siftlens.core import InputError
-from siftlens.data import discard_progress, expect_same, held, open_images, write_page
+from siftlens.data import discard_progress, expect_free, expect_same, held, open_images, write_page
 from siftlens.engine import open_engine
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
@@ -40,7 +40,7 @@ class Audit(AuditResult):
         Raises:
             InputError: the folder holds an audit already, or cannot be written.
         """
-        storage.expect_free(Path(folder))
+        expect_free(Path(folder))
         write_page(Path(folder) / PAGE, render_audit(self))
         storage.save(self, Path(folder))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from siftlens.comparison import Comparison, compare_results
 from siftlens.core import InputError
-from siftlens.data import write_page
+from siftlens.data import expect_free, write_page
 from siftlens.interrelation.files import write_table
 from siftlens.interrelation.results import Result
 from siftlens.report import render_comparison
@@ -36,7 +36,7 @@ def compare(studies: Sequence[Study | str | PathLike[str]], *, out: str | PathLi
 
     Raises:
         InputError: fewer than two studies, different images, too few in common, other settings, or a folder that
-            holds a study or cannot be written.
+            holds a study, an audit or a prompt, or cannot be written.
         StudyError: a study is missing, damaged, or of another version.
 
     Example:
@@ -46,7 +46,7 @@ def compare(studies: Sequence[Study | str | PathLike[str]], *, out: str | PathLi
     if isinstance(studies, str | PathLike):
         raise InputError("expected a list of at least two studies, got one path; pass [PATH, PATH]")
     if out is not None:
-        storage.expect_free(Path(out), resume=False)
+        expect_free(Path(out))
     comparison = compare_results(_named(studies))
     if out is not None:
         write_table(Path(out) / TABLE, comparison.table)

@@ -13,13 +13,12 @@ from typing import Any
 from torch import nn
 
 from siftlens.auditing import AuditResult
-from siftlens.data import open_images, write_page
+from siftlens.data import expect_free, open_images, write_page
 from siftlens.interrelation.files import write_table
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
 from siftlens.prompting import Policy, prompted
 from siftlens.prompting.effect import PromptEffect, measure_effect
-from siftlens.prompting.module import expect_free
 from siftlens.report import render_prompt
 
 PAGE, TABLE = "index.html", "predictions.parquet"

@@ -17,8 +17,8 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
-from siftlens.core import InputError, StudyError
-from siftlens.data import disk_errors, read_record, write_page, write_record
+from siftlens.core import StudyError
+from siftlens.data import RUN, disk_errors, expect_free, read_record, write_page, write_record
 from siftlens.interrelation.files import (
     read_gallery,
     write_arrays,
@@ -29,7 +29,6 @@ from siftlens.interrelation.files import (
 from siftlens.interrelation.results import Result, RunInfo
 from siftlens.report import render
 
-RUN = "run.json"
 REPORT = "index.html"
 _HEADS = "heads.parquet"
 _LAYERS = "layers.parquet"
@@ -47,23 +46,13 @@ def is_finished(folder: Path) -> bool:
         return (folder / RUN).exists()
 
 
-def expect_free(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder whose finished study would be overwritten.
-
-    Raises:
-        InputError: it holds one, and nothing is to be resumed.
-    """
-    if is_finished(folder) and not resume:
-        raise InputError(f"{folder} holds a finished study; choose another folder, or remove that one first")
-
-
 def save(result: Result, folder: Path) -> None:
     """Write a study.
 
     Raises:
         InputError: the folder holds a study already, or cannot be written.
     """
-    expect_free(folder, resume=False)
+    expect_free(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / _HEADS, result.heads)
