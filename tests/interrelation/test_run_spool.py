@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -227,3 +228,13 @@ def test_records_and_lines_must_match(tmp_path):
     with pytest.raises(ValueError, match="expected a line and a record"):
         spool.append(np.zeros((1, 5, 7, 3), np.float32), lines(0, 1))
     spool.close()
+
+
+def test_a_folder_that_was_taken_away_is_told(tmp_path):
+    spool = committed(tmp_path)
+    shutil.rmtree(tmp_path / PROGRESS)
+    spool.append(rows(3, 1), lines(3, 1))
+    with pytest.raises(InputError, match="was removed or moved while it was written to, so that nothing .* run again"):
+        spool.commit(5, {})
+    spool.close()
+    assert not has_progress(tmp_path)

@@ -1,9 +1,10 @@
 """Completeness: every attention of the model was read, or an error says which was not."""
 
+import weakref
 from collections import Counter
+from collections.abc import Callable
 
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture
@@ -61,7 +62,7 @@ class Roll:
         self.layers = 0
         self._layout, self._images = layout, images
         self._pooled: Counter[str] = Counter()  # queries of pooling heads, by module
-        self._last_values: tuple[StorageWeakRef, tuple[object, ...]] | None = None
+        self._last_values: tuple[Callable[[], object], tuple[object, ...]] = (lambda: None, ())
 
     def enter(self, tracker: ModuleTracker, call: AttentionCall) -> int | None:
         """The layer's index in call order, or None for a pooling head.
@@ -79,14 +80,15 @@ class Roll:
 
     def _expect_other_values(self, name: str, call: AttentionCall) -> None:
         """Refuse what weighs the same values twice: what the model makes of both is no softmax, and may be negative."""
-        storage = StorageWeakRef(call.value.untyped_storage())  # keeps no memory, and the address from being used again
-        values = (storage.cdata, call.value.storage_offset(), call.value.shape, call.value.stride())
-        if self._last_values is not None and values == self._last_values[1]:
+        storage = call.value.untyped_storage()
+        values = (call.value.storage_offset(), call.value.shape, call.value.stride())
+        before, of_before = self._last_values
+        if before() is storage and of_before == values:
             raise CaptureError(
                 f"{name}: two attentions over the same values, as in differential attention: neither is what the model "
                 f"attends by; {READABLE}"
             )
-        self._last_values = storage, values
+        self._last_values = weakref.ref(storage), values  # which keeps no memory
 
     def _is_pooling(self, name: str, call: AttentionCall) -> bool:
         batch, _, queries, keys = call.shape

@@ -24,7 +24,6 @@ from siftlens.data import (
     Normalization,
     Preprocessing,
     atomic_path,
-    expect_asked,
     expect_free,
     read_record,
     write_record,
@@ -38,16 +37,6 @@ _TABLES = ("cues", "images", "properties", "shown", "pictures")
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a whole audit."""
     return (folder / AUDIT).exists()
-
-
-def expect_startable(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder with a finished result, or an interrupted run, that nobody asked to go on with.
-
-    Raises:
-        InputError: it is one.
-    """
-    expect_free(folder, but=AUDIT if resume else None)
-    expect_asked(folder, resume=resume)
 
 
 def save(audit: AuditResult, folder: Path) -> None:

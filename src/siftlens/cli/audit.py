@@ -108,16 +108,15 @@ def audit(
     with reported(out):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
-        from siftlens.data import open_images
+        from siftlens.data import AUDIT, expect_free, open_images
 
         open_images(images)  # a mistyped path is told at once, and before a model is downloaded
 
-        from siftlens.auditing.storage import expect_startable
         from siftlens.cli.audited import audited
         from siftlens.models import load_model
         from siftlens.study import audit as run
 
-        expect_startable(out, resume=resume)
+        expect_free(out, but=AUDIT if resume else None)
         loaded = load_model(model, weights=weights, size=height_width, device=device)
         with shown(Console(stderr=True)) as progress:
             found = run(

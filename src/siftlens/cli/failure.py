@@ -12,6 +12,7 @@ import typer
 from siftlens.core import InputError, NothingReadableError, SiftlensError, one_line
 
 NOTHING_READABLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_NO_HINT = ("resume", "remove", "another run")  # an error that says what to do about the state
 _PRETRAINING = "state.safetensors"  # what a pre-training goes on from
 
 
@@ -30,7 +31,7 @@ def reported(out: Path, *, resumes: bool = True) -> Iterator[None]:
             yield
     except SiftlensError as error:
         told = _line(error)
-        hint = "" if "resume" in told or not resumes else _go_on(out)
+        hint = "" if not resumes or any(words in told for words in _NO_HINT) else _go_on(out)
         typer.echo(f"siftlens: error: {told}{hint}", err=True)
         raise typer.Exit(NOTHING_READABLE if isinstance(error, NothingReadableError) else BAD_INPUT) from error
     except KeyboardInterrupt as stop:

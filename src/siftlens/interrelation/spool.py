@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from siftlens.core import StudyError
+from siftlens.core import InputError, StudyError
 from siftlens.data import (
     STATE,
     atomic_path,
@@ -145,6 +145,11 @@ class Spool:
             facts: what else to remember (JSON values).
         """
         state, old = self._state, set(self._state.sums.values())
+        if not all((self.folder / name).exists() for name in self._logs):
+            raise InputError(
+                f"{self.folder} was removed or moved while it was written to, so that nothing of it can be resumed; "
+                "run again"
+            )
         with disk_errors(self.folder):
             for name, log in self._logs.items():
                 log.flush()

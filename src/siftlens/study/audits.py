@@ -14,7 +14,16 @@ from torch import nn
 from siftlens.auditing import AuditResult, AuditSettings, Run, storage
 from siftlens.auditing.vocabulary import KINDS
 from siftlens.core import InputError
-from siftlens.data import discard_progress, expect_free, expect_same, held, open_images, write_page
+from siftlens.data import (
+    AUDIT,
+    discard_progress,
+    expect_asked,
+    expect_free,
+    expect_same,
+    held,
+    open_images,
+    write_page,
+)
 from siftlens.engine import open_engine
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
@@ -129,8 +138,11 @@ def audit(
     loaded = as_loaded(model, source, normalize, size)
     folder = None if out is None else Path(out)
     if folder is not None:
-        storage.expect_startable(folder, resume=resume)
+        expect_free(folder, but=AUDIT if resume else None)
     with nullcontext() if folder is None else held(folder):
+        if folder is not None:
+            expect_asked(folder, resume=resume)
+            expect_free(folder, but=AUDIT if resume else None)  # again: another run may have ended meanwhile
         run = Run(loaded, source, labels, settings, progress, folder)
         if folder is not None and storage.is_finished(folder):
             finished = load_audit(folder)
