@@ -154,18 +154,20 @@ def test_channels_far_from_zero_keep_their_digits_in_low_precision(weighting):
     torch.testing.assert_close(*read, atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("of_channels", [torch.float32, torch.float64])
 @pytest.mark.parametrize("fused", [True, False])
-def test_float64_model_is_read_in_float64(fused):
+def test_float64_model_is_read_in_float64(fused, of_channels):
     model, images = model_of(ZOO["timm-vit"]).double(), images_for(ZOO["timm-vit"]).double()
     for block in model.blocks:
         block.attn.fused_attn = fused
     layout = find_layout(model, images)
-    channels = channels_for(layout).double()
+    channels = channels_for(layout).to(of_channels)
     with torch.no_grad(), siftlens.read_attention(model, channels, entropy=True) as reading:
         model(images)
     true = true_attention(model, images)
     for layer, attention in zip(reading.layers, true.attention, strict=True):
-        assert_close(layer, read_slowly(attention, channels, layout), torch.float64)
+        assert layer.values.dtype == torch.float64
+        assert_close(layer, read_slowly(attention, channels.double(), layout), of_channels)
 
 
 def test_masked_autoencoder_is_read_with_its_patches_in_order():

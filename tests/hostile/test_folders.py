@@ -196,6 +196,14 @@ def test_a_damaged_interruption_is_refused(place, name, damage):
             spool.close()
 
 
+def test_no_word_of_resuming_what_cannot_be_resumed(place, siftlens_cli, photos):
+    (place / "out" / PROGRESS).mkdir(parents=True)
+    (place / "out" / PROGRESS / "state.json").write_text("garbage")
+    command = ("analyze", "--model", "model.py:make", "--images", photos, "--resume")
+    line = siftlens_cli(*command, out="out").failed(r"state\.json is damaged or cut off .*; remove .* and run again$")
+    assert "goes on" not in line
+
+
 @pytest.fixture
 def pretraining(place):
     """Images, their keypoints, and the command that pre-trains on them."""
