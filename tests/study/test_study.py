@@ -254,6 +254,23 @@ def test_another_kind_of_result_is_not_overwritten(vit, pictures, study, saved, 
         siftlens.audit(vit, pictures, [0, 1] * 6 + [1], normalize=None, out=saved, resume=True)
 
 
+def test_an_output_folder_among_the_images(vit, pictures, tmp_path):
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    given = {"normalize": None, "size": (HEIGHT, WIDTH), "out": tmp_path / "out"}
+    with siftlens.analyze(vit, tmp_path, **given).arrays, siftlens.analyze(vit, tmp_path, resume=True, **given).arrays:
+        pass
+    (tmp_path / "out" / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="images.parquet has no column of image bytes"):  # no result of ours
+        siftlens.analyze(vit, tmp_path, normalize=None, size=(HEIGHT, WIDTH))
+
+
+def test_what_is_refused_leaves_no_folder(vit, pictures, tmp_path):
+    with pytest.raises(InputError, match="measure must be one of"):
+        siftlens.analyze(vit, pictures, normalize=None, measure="mass", out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_another_run_writes_to_is_refused(vit, pictures, tmp_path):
     with held(tmp_path), pytest.raises(InputError, match="another run is writing to .*; wait for it to end"):
         siftlens.analyze(vit, pictures, normalize=None, out=tmp_path, resume=True)

@@ -10,12 +10,10 @@ from siftlens.data.planted_cues import CUES
 from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, input_size
-from siftlens.data.records import AUDIT, PROMPT, RUN, expect_free, read_record, write_record
+from siftlens.data.records import AUDIT, PROGRESS, PROMPT, RUN, STATE, expect_free, read_record, write_record
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
 from siftlens.data.under_way import (
-    PROGRESS,
-    STATE,
     discard_progress,
     expect_asked,
     expect_same,

@@ -8,6 +8,7 @@ from typing import Any
 
 from siftlens.core import InputError, one_line
 from siftlens.data.parquet import is_parquet, rows_in
+from siftlens.data.records import is_result
 from siftlens.data.remote import Remote, find, is_address, relative
 from siftlens.data.shards import images_in, is_shard
 from siftlens.data.sources import ImageRef, ImageSource, MemorySource, spread
@@ -51,9 +52,9 @@ def open_images(images: Any, *, limit: int | None = None) -> ImageSource:
     """Images to go through, any number of times. Nothing is decoded yet.
 
     Args:
-        images: a folder (every file below it, except hidden ones), a glob, a tar or Parquet file, each of these at an
-            address too (`s3://...`); a text file with one path per line (relative to it); or a collection of PIL
-            images, of arrays of uint8, or of floats in [0, 1].
+        images: a folder (every file below it, except hidden ones and what siftlens wrote), a glob, a tar or Parquet
+            file, each of these at an address too (`s3://...`); a text file with one path per line (relative to it); or
+            a collection of PIL images, of arrays of uint8, or of floats in [0, 1].
         limit: at most so many images, spread evenly.
 
     Returns:
@@ -100,12 +101,12 @@ def _some(source: FileSource, place: object) -> FileSource:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Every file below a folder that is not hidden; links are followed, once."""
+    """Every file below a folder that is not hidden, nor a result of siftlens' own; links are followed, once."""
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for name, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         status = Path(name).stat()
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen or (Path(name) != folder and is_result(Path(name))):
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))

@@ -6,6 +6,7 @@ So damage is told before a decoder sees it, and numbers that were changed are ne
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from siftlens.data.atomic import atomic_path, disk_errors
 
 FORMAT = 1
 RUN, AUDIT, PROMPT = "run.json", "audit.json", "prompt.json"
+PROGRESS, STATE = ".progress", "state.json"  # a folder inside that of the results, and its record
 _CHECKSUMS = "checksums"
 _KINDS = {RUN: "study", AUDIT: "audit", PROMPT: "prompt"}
 
@@ -32,6 +34,14 @@ def expect_free(folder: Path, *, but: str | None = None) -> None:
         there = [kind for record, kind in _KINDS.items() if record != but and (folder / record).exists()]
     if there:
         raise InputError(f"{folder} holds a finished {there[0]}; choose another folder, or remove that one first")
+
+
+def is_result(folder: Path) -> bool:
+    """Whether siftlens wrote the folder, be it finished or not: what lies in it are no images of the user's."""
+    places = [folder / record for record in (*_KINDS, f"{PROGRESS}/{STATE}")]
+    with suppress(OSError):
+        return any(f'"{_CHECKSUMS}"'.encode() in place.read_bytes() for place in places if place.is_file())
+    return False
 
 
 def write_record(path: Path, values: Mapping[str, Any], files: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ from filelock import FileLock, Timeout
 
 from siftlens.core import InputError
 from siftlens.data.atomic import UNFINISHED, disk_errors
+from siftlens.data.records import PROGRESS, STATE
 
-PROGRESS = ".progress"  # inside the folder that the results go to
-STATE = "state.json"
 _HASHED = {"names": "images of other names", "file_sizes": "images whose files had other sizes"}
 
 
@@ -48,6 +47,7 @@ def held(folder: Path) -> Iterator[None]:
     """
     place = folder / PROGRESS
     with disk_errors(place):
+        made = not folder.exists()
         place.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder)
     try:
@@ -55,7 +55,10 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         if not has_progress(folder):
             shutil.rmtree(place, ignore_errors=True)
-        lock.release()  # last: nobody else may have begun in what is removed
+        lock.release()  # nobody else may have begun in what is removed
+        if made:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
 def expect_asked(folder: Path, *, resume: bool) -> None:
