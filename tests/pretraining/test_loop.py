@@ -15,6 +15,7 @@ from safetensors.torch import load_file, safe_open
 
 from oracles.runs import SETTINGS, SIZE, STEPS, assert_same_weights, rows, run
 from siftlens.core import InputError, ModelError, SiftlensError, StudyError
+from siftlens.data import write_record
 from siftlens.keypoints import SiftSettings
 from siftlens.pretraining import loop, watch
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
@@ -286,6 +287,12 @@ def test_other_settings_are_not_resumed(photos, tmp_path):
         run(photos, tmp_path, replace(SETTINGS, epochs=1, policy=MaskPolicy()), resume=True)
     with pytest.raises(InputError, match="holds a run already; go on with it"):
         run(photos, tmp_path)
+
+
+def test_a_study_is_not_overwritten(photos, tmp_path):
+    write_record(tmp_path / "run.json", {"settings": {}}, ())
+    with pytest.raises(InputError, match="holds a study, an audit or a prompt; choose another folder"):
+        run(photos, tmp_path, resume=True)
 
 
 def test_other_images_are_not_resumed_and_nothing_is_overwritten(photos, tmp_path):

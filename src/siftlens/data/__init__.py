@@ -10,7 +10,7 @@ from siftlens.data.planted_cues import CUES
 from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, input_size
-from siftlens.data.records import AUDIT, PROGRESS, PROMPT, RUN, STATE, expect_free, read_record, write_record
+from siftlens.data.records import AUDIT, PROGRESS, PROMPT, RUN, STATE, expect_free, is_result, read_record, write_record
 from siftlens.data.shards import Member, Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
 from siftlens.data.under_way import (
@@ -58,6 +58,7 @@ __all__ = [
     "has_progress",
     "held",
     "input_size",
+    "is_result",
     "open_images",
     "opened",
     "read_record",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from siftlens.core import InputError, PatchGrid
-from siftlens.data import atomic_path
+from siftlens.data import atomic_path, is_result
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, Shrinking
 from siftlens.pretraining.batches import Batches, Guide
@@ -86,6 +86,8 @@ def pretrain(
     settings, pace = settings or PretrainSettings(), pace or Pace()
     if isinstance(images, str | PathLike) and out.resolve().is_relative_to(Path(images).resolve()):
         raise InputError(f"{out} lies in {images}, where its pictures would be trained on; choose a folder elsewhere")
+    if is_result(out):
+        raise InputError(f"{out} holds a study, an audit or a prompt; choose another folder, or remove that one first")
     if (out / STATE).exists() and not resume:
         raise InputError(f"{out} holds a run already; go on with it (--resume), or choose another folder")
     store = None
