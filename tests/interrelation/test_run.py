@@ -353,6 +353,7 @@ def test_a_folder_that_cannot_be_written_says_so(model, folder, tmp_path):
         ({"group_by": "label"}, "group_by must be one of folder, or None; got 'label'"),
         ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
         ({"workers": -1}, "workers must be a whole number from 0 to 1024, or None, got -1"),
+        ({"workers": 100_000}, "workers must be a whole number from 0 to 1024, or None, got 100000"),
     ],
 )
 def test_settings_are_checked(settings, told):
