@@ -198,11 +198,15 @@ def differential(query, key, value):
     return fused(query, key, value) - 0.3 * fused(key, query, value)
 
 
-def test_two_attentions_over_the_same_values():
-    with pytest.raises(
-        siftlens.CaptureError, match="blocks.1: two attentions over the same values, as in differential"
-    ):
-        read(build(fused, differential), images())
+def differential_built(query, key, value):
+    """Each product of a softmax and the values makes a copy of them."""
+    return eager(query, key, value) - 0.3 * eager(key, query, value)
+
+
+@pytest.mark.parametrize("core", [differential, differential_built])
+def test_two_attentions_over_the_same_values(core):
+    with pytest.raises(siftlens.CaptureError, match="blocks.1: two attentions over the same values, as in diff"):
+        read(build(fused, core), images())
 
 
 def heads_in_queries(query, key, value):

@@ -1,9 +1,8 @@
 """Completeness: every attention of the model was read, or an error says which was not."""
 
-import weakref
 from collections import Counter
-from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from siftlens.attention.calls import AttentionCall
@@ -62,7 +61,7 @@ class Roll:
         self.layers = 0
         self._layout, self._images = layout, images
         self._pooled: Counter[str] = Counter()  # queries of pooling heads, by module
-        self._last_values: tuple[Callable[[], object], tuple[object, ...]] = (lambda: None, ())
+        self._last_values = "", torch.empty(0)  # of which module, and their sums over tokens
 
     def enter(self, tracker: ModuleTracker, call: AttentionCall) -> int | None:
         """The layer's index in call order, or None for a pooling head.
@@ -80,15 +79,14 @@ class Roll:
 
     def _expect_other_values(self, name: str, call: AttentionCall) -> None:
         """Refuse what weighs the same values twice: what the model makes of both is no softmax, and may be negative."""
-        storage = call.value.untyped_storage()
-        values = (call.value.storage_offset(), call.value.shape, call.value.stride())
+        values = call.value.detach().sum(dim=2)  # of a copy, it is the same
         before, of_before = self._last_values
-        if before() is storage and of_before == values:
+        if before == name and of_before.shape == values.shape and torch.equal(of_before, values):
             raise CaptureError(
                 f"{name}: two attentions over the same values, as in differential attention: neither is what the model "
                 f"attends by; {READABLE}"
             )
-        self._last_values = weakref.ref(storage), values  # which keeps no memory
+        self._last_values = name, values
 
     def _is_pooling(self, name: str, call: AttentionCall) -> bool:
         batch, _, queries, keys = call.shape
