@@ -29,10 +29,11 @@ def capturing(
     on_call: Callable[[Capture, AttentionCall], None],
     *,
     keep_norms: tuple[int, int] | None = None,
+    isolated: bool = False,
 ) -> Iterator[Capture]:
     """Hand every attention of the forward pass that runs inside to `on_call`, with what else was seen so far."""
     tracker = ModuleTracker(model, keep_norms)
-    interceptor = Interceptor(lambda call: on_call(capture, call), batch, lambda: tracker.current)
+    interceptor = Interceptor(lambda call: on_call(capture, call), batch, lambda: tracker.current, isolated=isolated)
     capture = Capture(model, tracker, interceptor)
     tracker.attach()
     try:

@@ -1,7 +1,8 @@
 """Seeing every attention of a forward pass at the operator level, without an adapter for the model.
 
 A dispatch mode stands below autograd and sees the kernels that are really run: fused attention with its arguments,
-or a softmax whose output multiplies the values. It passes everything through untouched.
+or a softmax whose output multiplies the values. It passes everything through untouched, but on a trial with attention
+cut.
 """
 
 from collections.abc import Callable
@@ -81,6 +82,7 @@ class Interceptor(TorchDispatchMode):
         on_call: receives each attention as soon as its output has been computed.
         batch: images in the batch, to tell heads from images where the model folds them into one axis.
         where: gives the name of the module that is running.
+        isolated: let each token attend to itself alone, where there are as many queries as keys: a trial.
 
     Attributes:
         foreign: operators that come from outside torch, by the module that ran them.
@@ -88,12 +90,20 @@ class Interceptor(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, on_call: Callable[[AttentionCall], None], batch: int | None, where: Callable[[], str]):
+    def __init__(
+        self,
+        on_call: Callable[[AttentionCall], None],
+        batch: int | None,
+        where: Callable[[], str],
+        *,
+        isolated: bool = False,
+    ):
         super().__init__()  # type: ignore[no-untyped-call]
         self.foreign: dict[str, str] = {}
         self._on_call = on_call
         self._batch = batch
         self._where = where
+        self._isolated = isolated
         self._pending: dict[int, Softmax] = {}  # by address of the storage
 
     def __torch_dispatch__(
@@ -144,6 +154,8 @@ class Interceptor(TorchDispatchMode):
             raise CaptureError(
                 f"{self._where()}: causal attention, as in a text encoder; pass the model's vision encoder alone"
             )
+        if self._isolated and (value := arguments["value"]).shape[2] == out[0].shape[2]:
+            out[0].copy_(value.repeat_interleave(out[0].shape[1] // value.shape[1], dim=1))
         self._on_call(FusedCall(func, arguments, out[1] if func is _ON_CPU else None))
 
     def _see_softmax(self, out: Tensor, dim: int) -> None:
@@ -151,6 +163,8 @@ class Interceptor(TorchDispatchMode):
             record = Softmax(out, self._where(), out.shape[dim])
             if dim % out.ndim != out.ndim - 1:
                 record.readable, record.altered_by = False, f"running over axis {dim}"
+            elif self._isolated and out.shape[-2] == out.shape[-1]:
+                out.zero_().diagonal(dim1=-2, dim2=-1).fill_(1)
             self._pending[_storage(out)] = record
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:

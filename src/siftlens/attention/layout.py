@@ -2,8 +2,8 @@
 
 Nothing is guessed from square roots or read from a table of architectures: one pixel is changed, and the token that
 moves in the first attention is the token of its patch. The corners give prefix, rows and columns; then the order of
-all patches, the kind of each prefix token and the place of the images are checked. What is not seen: a model that
-puts its tokens in another order between two of its layers.
+all patches, the kind of each prefix token and the place of the images are checked, and that the tokens stay where they
+are in later layers.
 """
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from siftlens.attention.calls import AttentionCall, token_change
 from siftlens.attention.coverage import READABLE
+from siftlens.attention.isolation import check_isolation
 from siftlens.attention.prefix import name_prefix
 from siftlens.attention.trial import Trial
 from siftlens.core import CaptureError, PatchGrid, TokenLayout
@@ -23,7 +24,7 @@ _AMPLITUDE = 10.0  # of the changed pixel, in the model's normalised units: far 
 def find_layout(model: nn.Module, images: Float[Tensor, "batch channel height width"]) -> TokenLayout:
     """Find the patch grid and the prefix tokens of a model, by changing pixels and watching tokens.
 
-    Costs about three images' forward passes; hooks of your own on the model see them too.
+    Costs about eight images' forward passes; hooks of your own on the model see them too.
 
     Args:
         model: a vision transformer, called as `model(images)`.
@@ -60,6 +61,7 @@ def layout_of(trial: Trial) -> TokenLayout:
     _check_order(trial, grid, prefix)
     layout = name_prefix(trial, grid, prefix)
     trial.check_images_apart(layout)
+    check_isolation(trial, layout)
     return layout
 
 

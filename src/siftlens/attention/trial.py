@@ -90,12 +90,12 @@ class Trial:
         raise no_attention(capture)
 
     def check_images_apart(self, layout: TokenLayout) -> None:
-        """Check on two equal images that every attention keeps images and heads on axes of their own.
+        """Check on two equal images that every attention is read, and keeps images and heads on axes of their own.
 
         A model may fold them into one axis, heads first, or attend along the batch: nothing in a shape shows it.
 
         Raises:
-            CaptureError: equal images get different attention; attention that is not over the whole grid.
+            CaptureError: equal images get different attention; attention that is not over the whole grid, or missed.
         """
         roll = Roll(layout, 2)
 
@@ -110,13 +110,15 @@ class Trial:
                     "cannot be read"
                 )
 
-        self.run(self.noise(1).repeat(2, 1, 1, 1), compare, {})
+        roll.check(self.run(self.noise(1).repeat(2, 1, 1, 1), compare, {}))
 
     def run(
         self,
         images: Tensor | None,
         on_call: Callable[[Capture, AttentionCall], None],
         parameters: Mapping[str, Tensor],
+        *,
+        isolated: bool = False,
     ) -> Capture:
         """One forward pass without gradients that hands every attention to `on_call`.
 
@@ -124,6 +126,7 @@ class Trial:
             images: in place of the call's own; None for these.
             on_call: receives each attention.
             parameters: in place of the model's own, by name.
+            isolated: let each token attend to itself alone.
         """
         args = tuple(self._replaced(argument, images) for argument in self._args)
         kwargs = {name: self._replaced(argument, images) for name, argument in self._kwargs.items()}
@@ -132,7 +135,7 @@ class Trial:
         with (
             torch.random.fork_rng(devices),
             torch.no_grad(),
-            capturing(self.model, None if batch is None else len(batch), on_call) as capture,
+            capturing(self.model, None if batch is None else len(batch), on_call, isolated=isolated) as capture,
             trying(),
         ):
             functional_call(self.model, dict(parameters), args, kwargs)
