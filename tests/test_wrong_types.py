@@ -43,6 +43,10 @@ print(json.dumps({
     "a number for a grid": told(lambda: siftlens.read_attention(model, torch.ones(4, 2), grid=3).__enter__()),
     "model": told(lambda: siftlens.attention_maps(siftlens.load_model("demo"), x)),
     "complex": told(lambda: read(torch.ones(4, 2) * 1j)),
+    "sparse": told(lambda: read(torch.ones(4, 2).to_sparse())),
+    "on no device": told(lambda: read(torch.ones(4, 2, device="meta"))),
+    "eight bits": told(lambda: read(torch.ones(4, 2).to(torch.float8_e4m3fn))),
+    "a word for reading": told(lambda: siftlens.read_attention(model, torch.ones(4, 2), entropy="yes").__enter__()),
     "one image": told(lambda: siftlens.attention_maps(model, x[0])),
     "no image": told(lambda: siftlens.attention_maps(model, x[:0])),
     "an array": told(lambda: analyze(picture)),
@@ -76,6 +80,7 @@ print(json.dumps({
 """
 
 
+DENSE = "channels must be a dense tensor of real numbers, in 16 bits or more where they are floats, got torch.{}"
 ONE_ARRAY = (
     "expected a list of images, got one array of shape {}; "
     "put it in a list, or give grey images as (image, height, width, 1)"
@@ -99,7 +104,11 @@ def told():
         ("layers of numpy", "[1]"),
         ("a number for a grid", "grid must be a PatchGrid or a TokenLayout, got 3"),
         ("model", "model must be a torch.nn.Module, got LoadedModel; of what load_model returned, pass .module"),
-        ("complex", "channels must be real numbers, got torch.complex64"),
+        ("complex", DENSE.format("complex64, torch.strided, on cpu")),
+        ("sparse", DENSE.format("float32, torch.sparse_coo, on cpu")),
+        ("on no device", DENSE.format("float32, torch.strided, on meta")),
+        ("eight bits", DENSE.format("float8_e4m3fn, torch.strided, on cpu")),
+        ("a word for reading", "entropy must be True or False, got 'yes'"),
         ("one image", "x must be a tensor of images, (batch, channel, height, width), got (3, 32, 32)"),
         ("no image", "x must be a tensor of images, (batch, channel, height, width), got (0, 3, 32, 32)"),
         ("an array", ONE_ARRAY.format("(32, 32, 3)")),

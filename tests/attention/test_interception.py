@@ -106,6 +106,9 @@ def test_nesting_is_refused():
     with pytest.raises(siftlens.CaptureError, match="being read already"):
         with siftlens.read_attention(model, CHANNELS), siftlens.read_attention(other, CHANNELS):
             other(images())
+    with pytest.raises(siftlens.CaptureError, match="being read already"):
+        with siftlens.read_attention(model, CHANNELS):
+            siftlens.attention_maps(model, images())
     with torch.no_grad(), siftlens.read_attention(model, CHANNELS) as reading:
         model(images())
     assert len(reading.layers) == 2

@@ -10,6 +10,7 @@ from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import find_layout
+from siftlens.attention.session import expect_unread
 from siftlens.core import InputError, is_whole
 
 
@@ -29,9 +30,10 @@ def attention_maps(
         By layer index, A with rows summing to one, in float32 or wider, on the model's device.
 
     Raises:
-        CaptureError: attention that cannot be read or was missed.
+        CaptureError: attention that cannot be read or was missed, or is being read already.
         InputError: no model, or no batch of images; layers are no collection, or the model does not have them.
     """
+    expect_unread()
     refuse_unreadable(model)
     if not isinstance(x, Tensor) or x.ndim != 4 or not len(x):
         came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__

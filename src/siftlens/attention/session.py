@@ -82,8 +82,7 @@ def observe(
     into: Reading | None = None,
 ) -> Iterator[Reading]:
     """Like `read_attention`, but hand each layer over as soon as it is read, and keep none: memory stays flat."""
-    if getattr(_active, "session", None) is not None:
-        raise CaptureError("attention is being read already in this thread; leave that context first")
+    expect_unread()
     session = _Session(model, channels, grid, entropy, weighting, on_layer, token_norms, into or Reading())
     _active.session = session
     try:
@@ -92,6 +91,16 @@ def observe(
         session.expect_forward()
     finally:
         _active.session = None
+
+
+def expect_unread() -> None:
+    """Check that no reading is open in this thread.
+
+    Raises:
+        CaptureError: one is.
+    """
+    if getattr(_active, "session", None) is not None:
+        raise CaptureError("attention is being read already in this thread; leave that context first")
 
 
 class _Session:
@@ -109,6 +118,8 @@ class _Session:
         reading: Reading,
     ):
         refuse_unreadable(model)
+        if not isinstance(entropy, bool):
+            raise InputError(f"entropy must be True or False, got {entropy!r}")
         if grid is not None and not isinstance(grid, PatchGrid | TokenLayout):
             raise InputError(f"grid must be a PatchGrid or a TokenLayout, got {grid!r}")
         self.model, self.channels, self.grid = model, channels, grid

@@ -43,8 +43,8 @@ class KeyWeights:
             the rows sum to one again: A'_ij = A_ij |v_j| / sum_k A_ik |v_k|.
 
     Raises:
-        InputError: the channels are no tensor of real numbers, do not fit the patches, or are not finite; an unknown
-            weighting.
+        InputError: the channels are no dense tensor of real numbers, do not fit the patches, or are not finite; an
+            unknown weighting.
     """
 
     def __init__(self, channels: Tensor, layout: TokenLayout, weighting: str = "attention"):
@@ -54,8 +54,12 @@ class KeyWeights:
             raise InputError(
                 f"channels must be a tensor, got {type(channels).__name__}; torch.as_tensor makes one of an array"
             )
-        if channels.is_complex():
-            raise InputError(f"channels must be real numbers, got {channels.dtype}")
+        narrow = channels.is_floating_point() and channels.dtype.itemsize == 1
+        if channels.is_complex() or narrow or channels.is_meta or channels.layout is not torch.strided:
+            raise InputError(
+                "channels must be a dense tensor of real numbers, in 16 bits or more where they are floats, got "
+                f"{channels.dtype}, {channels.layout}, on {channels.device}"
+            )
         if channels.ndim not in (2, 3) or channels.shape[-2] != layout.grid.patches:
             raise InputError(
                 f"channels must be (patch, channel) or (batch, patch, channel) with {layout.grid.patches} patches "
