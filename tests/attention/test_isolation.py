@@ -36,6 +36,18 @@ def by_exponents(x):
     return weights / weights.sum(dim=-1, keepdim=True) @ x
 
 
+def by_its_mean(x):
+    return x.mean(dim=1, keepdim=True).expand_as(x)
+
+
+def of_earlier_tokens(x):
+    return x + x.cumsum(dim=1) / x.shape[1]
+
+
+def of_later_tokens(x):
+    return of_earlier_tokens(x.flip(1)).flip(1)
+
+
 def in_another_thread(x):
     out = []
     thread = threading.Thread(target=lambda: out.append(F.scaled_dot_product_attention(x, x, x)))
@@ -50,11 +62,52 @@ def with_block(mix, place, blocks=3):
     return model.eval()
 
 
-@pytest.mark.parametrize("mix", [by_relu, by_exponents, in_another_thread])
+MIXING = [by_relu, by_exponents, by_its_mean, of_earlier_tokens, of_later_tokens, in_another_thread]
+
+
+@pytest.mark.parametrize("mix", MIXING)
 @pytest.mark.parametrize("place", [1, 2], ids=["middle", "last"])
 def test_a_block_that_mixes_out_of_sight_is_named(mix, place):
     with pytest.raises(siftlens.CaptureError, match=rf"blocks\.{place}: tokens are mixed by something else"):
         find_layout(with_block(mix, place), images())
+
+
+@pytest.mark.parametrize("mix", [by_relu, by_exponents, of_earlier_tokens])
+def test_blocks_that_mix_before_the_first_attention_are_found_out(mix):
+    """One pixel moves the tokens of others by next to nothing where there are many: it takes half an image."""
+    model, grid = build(*[fused] * 3, grid=(14, 14)), (14, 14)
+    model.blocks[0] = model.blocks[1] = Block(mix)
+    with pytest.raises(siftlens.CaptureError, match=r"what runs before blocks\.2: tokens are mixed"):
+        find_layout(model.eval(), images(grid=grid))
+
+
+def test_blocks_that_hold_tokens_in_a_grid_are_looked_at_too():
+    class InGrid(Model):
+        """Without a prefix, (batch, row, column, feature) between blocks."""
+
+        def forward(self, x):
+            tokens = self.embed(x).permute(0, 2, 3, 1) + self.place.unflatten(0, GRID)
+            for block in self.blocks:
+                tokens = block(tokens)
+            return tokens.mean(dim=(1, 2))
+
+    class Flat(nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x):
+            return x + self.block(x.flatten(1, 2)).unflatten(1, GRID)
+
+    model = build(fused, fused)
+    model.__class__ = InGrid
+    model.blocks = nn.ModuleList(
+        [Flat(model.blocks[0]), Flat(model.blocks[1]), Block(lambda x: x + x.mean((1, 2))[:, None, None])]
+    )
+    with pytest.raises(siftlens.CaptureError, match=r"blocks\.2: tokens are mixed"):
+        find_layout(model.eval(), images())
+    del model.blocks[2]
+    assert find_layout(model, images()) == TokenLayout(PatchGrid(*GRID, 4, 4))
 
 
 def test_mixing_outside_of_all_modules_is_named_by_the_attention_after_it():
@@ -85,7 +138,7 @@ def test_patches_shuffled_between_blocks_are_named(order):
 
     model = build(fused, fused)
     model.__class__ = Shuffles
-    with pytest.raises(siftlens.CaptureError, match=r"blocks\.1: token \d+ does not hold patch \d+ of the 3x5 grid"):
+    with pytest.raises(siftlens.CaptureError, match=r"blocks\.1: the token of patch \d+ of the 3x5 grid holds another"):
         find_layout(model, images())
 
 
@@ -96,8 +149,21 @@ def test_patches_shuffled_for_one_attention_are_named(order):
     def shuffled(query, key, value):
         return fused(*(t[:, :, order] for t in (query, key, value)))[:, :, order.argsort()]
 
-    with pytest.raises(siftlens.CaptureError, match=r"blocks\.1: token \d+ does not hold patch \d+ of the 3x5 grid"):
+    with pytest.raises(siftlens.CaptureError, match=r"blocks\.1: the token of patch \d+ of the 3x5 grid holds another"):
         find_layout(build(fused, shuffled, fused), images())
+
+
+def test_queries_in_another_order_than_their_patches_are_named_in_the_last_block():
+    order = torch.arange(TOKENS).roll(1)
+
+    def asks_for_others(query, key, value):
+        return fused(query[:, :, order], key, value)[:, :, order.argsort()]
+
+    for place in (0, 1):
+        cores = [fused, fused]
+        cores[place] = asks_for_others
+        with pytest.raises(siftlens.CaptureError, match=rf"blocks\.{place}: the token of patch \d+ .* holds another"):
+            find_layout(build(*cores), images())
 
 
 def test_attention_over_as_many_channels_as_tokens_is_named():
@@ -107,7 +173,7 @@ def test_attention_over_as_many_channels_as_tokens_is_named():
         return x + out.permute(0, 3, 1, 2).flatten(2)[..., : x.shape[-1]]
 
     model = with_block(over_channels, 1)
-    with pytest.raises(siftlens.CaptureError, match=r"blocks\.1: .*(does not hold patch|are mixed)"):
+    with pytest.raises(siftlens.CaptureError, match=r"blocks\.1: .*(holds another patch|are mixed)"):
         find_layout(model, images())
 
 
@@ -119,19 +185,42 @@ def test_where_the_caller_vouches_for_the_layout_nothing_is_tried():
     assert [layer.name for layer in reading.layers] == ["blocks.0", "blocks.2"]
 
 
-def test_a_convolution_over_neighbours_is_no_attention():
-    """As in blocks with a depthwise convolution: a token still stands for its patch."""
-    grid = (9, 5)
+class OverNeighbours(nn.Module):
+    """A depthwise convolution over the patches, added to them."""
+
+    def __init__(self, grid, size):
+        super().__init__()
+        self.grid = grid
+        self.convolution = nn.Conv2d(33, 33, size, padding=size // 2, groups=33)
+
+    def forward(self, x):
+        patches = self.convolution(x[:, 1:].transpose(1, 2).unflatten(-1, self.grid)).flatten(2).transpose(1, 2)
+        return torch.cat([x[:, :1], x[:, 1:] + patches], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "size", "blocks"), [((28, 28), 3, 1), ((14, 14), 7, 1), ((9, 5), 3, 5), ((7, 7), 3, 3), ((1, 8), 3, 2)]
+)
+def test_a_convolution_over_neighbours_is_no_attention(grid, size, blocks):
+    """As in CPVT or CeiT: a token still stands for its patch, though its neighbours may outvote it here and there."""
     torch.manual_seed(1)
-    convolution = nn.Conv2d(33, 33, 3, padding=1, groups=33)
-
-    def over_neighbours(x):
-        patches = x[:, 1:].transpose(1, 2).unflatten(-1, grid)
-        return x + torch.cat([0 * x[:, :1], 0.3 * convolution(patches).flatten(2).transpose(1, 2)], dim=1)
-
-    model = build(*[fused] * 3, grid=grid)
-    model.blocks[1] = Block(over_neighbours)
+    model = build(*[fused] * (blocks + 1), grid=grid)
+    for place in range(blocks, 0, -1):
+        model.blocks.insert(place, OverNeighbours(grid, size))
     assert find_layout(model.eval(), images(grid=grid)) == TokenLayout(PatchGrid(*grid, 4, 4), 1, 0)
+
+
+def test_a_head_that_mixes_tokens_is_no_block():
+    class Headed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit, self.head = build(fused, fused), Block(lambda x: x + x.mean(dim=1, keepdim=True))
+
+        def forward(self, x):
+            return self.head(self.vit(x))
+
+    assert find_layout(Headed().eval(), images()) == TokenLayout(PatchGrid(*GRID, 4, 4), 1, 0)
+    assert find_layout(nn.Sequential(*Headed().eval().children()), images()).class_tokens == 1
 
 
 def test_a_stem_that_mixes_a_little_is_no_attention():
