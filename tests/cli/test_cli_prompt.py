@@ -116,3 +116,38 @@ def test_bad_input(place, tmp_path, arguments, told):
     code, out, err = run(place, "--images", place / "images", *arguments, "--out", tmp_path / "out")
     assert (code, out) == (2, "") and err == f"siftlens: error: {told}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_head_has_no_answers(place, tmp_path):
+    (place / "headless.py").write_text(
+        "import timm, torch\n"
+        "def factory():\n"
+        "    model = timm.create_model('test_vit', num_classes=0, img_size=32)\n"
+        "    model.size, model.normalize = 32, 'imagenet'\n"
+        "    return model\n"
+    )
+    policy = '{"bias": [{"strength": 1}], "maps": {"centre": 1}}'
+    arguments = ("--images", place / "images", "--policy", policy, "--out", tmp_path / "out")
+    code, out, err = run(place, *arguments, "--model", f"{place}/headless.py:factory")
+    assert (code, out) == (2, "")
+    assert (
+        "expected a class head, logits of shape (64, at least 2 classes), got (64, 64) from a model of 0 classes" in err
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_in_the_way_is_told_before_the_images_are_looked_at(place, tmp_path):
+    """As a run leaves it that was killed after its audit and before its prompt."""
+    model = siftlens.load_model(f"{place}/model.py:factory")
+    siftlens.load_audit(place / "audit").save(tmp_path / "out" / "audit")
+    seen = []
+    with pytest.raises(siftlens.InputError, match=r"audit holds a finished audit; choose another folder, or remove"):
+        siftlens.try_prompt(
+            model,
+            siftlens.Policy.from_json(DROP),
+            place / "images",
+            audit=siftlens.load_audit(place / "audit"),
+            out=tmp_path / "out",
+            progress=lambda *told: seen.append(told),
+        )
+    assert not seen and sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audit"]

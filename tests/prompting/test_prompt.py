@@ -303,8 +303,8 @@ class Features(nn.Module):
 @pytest.mark.parametrize(
     ("pick", "message"),
     [
-        (lambda tokens: tokens, r"contrast needs a class head: expected logits .* got \(2, 16, 33\)"),
-        (lambda tokens: {"tokens": tokens}, "contrast needs a class head: .* got dict"),
+        (lambda tokens: tokens, r"expected a class head, logits .* got \(2, 16, 33\)"),
+        (lambda tokens: {"tokens": tokens}, "expected a class head, .* got dict"),
         (lambda tokens: tokens[:, 0, :1], r"at least 2 classes\), got \(2, 1\)"),
     ],
 )
@@ -323,7 +323,7 @@ def test_token_choice_needs_a_row_per_image():
 def test_features_of_a_model_without_a_head_are_no_logits():
     model, x, maps = setting()
     model.reset_classifier(0)
-    with pytest.raises(InputError, match=r"needs a class head: .* got \(2, 33\) from a model of 0 classes"):
+    with pytest.raises(InputError, match=r"expected a class head, .* got \(2, 33\) from a model of 0 classes"):
         prompted(model, x, Policy(contrast=Contrast(1.0, 0.5)), maps)
 
 

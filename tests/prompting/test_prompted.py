@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import siftlens
 from oracles.leaning import COLS, ROWS, SIDE, Leaning, pictures
 from oracles.zoo import ZOO, model_of
-from siftlens.core import InputError, PatchGrid, StudyError
+from siftlens.core import CaptureError, InputError, PatchGrid, SiftlensError, StudyError
 from siftlens.patchmaps import patch_weights, rival_maps
 from siftlens.prompting import (
     Bias,
@@ -227,3 +228,53 @@ def test_threads_take_turns(leaning):
 
     with ThreadPoolExecutor(4) as pool:
         assert all(torch.equal(given, expected) for given in pool.map(ask, range(12)))
+
+
+@pytest.mark.parametrize("outer", [Policy(bias=(Bias(2.0),)), Policy(tokens=TokenChoice(0.5))], ids=["bias", "tokens"])
+@pytest.mark.parametrize("inner", [Policy(bias=(Bias(2.0),)), Policy(tokens=TokenChoice(0.5))], ids=["bias", "tokens"])
+def test_a_prompted_model_cannot_be_prompted_again(outer, inner, leaning):
+    x = images()
+    inside = prompted(leaning, replace(inner, maps=Mixture(centre=1.0)), normalize=None)
+    twice = prompted(inside, replace(outer, maps=Mixture(centre=1.0)), normalize=None)
+    with torch.no_grad(), pytest.raises(CaptureError, match="prompted already; leave that context, or make one policy"):
+        twice(x)
+    with torch.no_grad(), pytest.raises(CaptureError, match="prompted already"):
+        with prompt(inside, outer, torch.rand(len(x), GRID.patches)):
+            inside(x)
+    with torch.no_grad():
+        assert inside(x).shape == leaning(x).shape
+
+
+def test_called_by_keyword_as_the_model_is():
+    model, x = model_of(ZOO["hf-vit"]), torch.rand(2, 3, *ZOO["hf-vit"].size)
+    better = prompted(model, Policy(bias=(Bias(5.0),), maps=Mixture(centre=1.0)), normalize=None)
+    with torch.no_grad():
+        by_place, by_name, plain = better(x), better(pixel_values=x, return_dict=False), model(x)
+    assert torch.equal(by_place.last_hidden_state, by_name[0])
+    assert not torch.equal(by_place.last_hidden_state, plain.last_hidden_state)
+    with pytest.raises(InputError, match="expected a tensor of images, .* among the arguments, got none"):
+        better(pixel_values=None)
+
+
+@pytest.mark.parametrize("policy", [Policy(contrast=Contrast(1.0, 0.5)), Policy(tokens=TokenChoice(0.5))])
+def test_logits_among_other_outputs_come_with_a_way_out(policy):
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Classifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit, self.head = model_of(ZOO["hf-vit"]), torch.nn.LazyLinear(3)
+
+        def forward(self, x):
+            return Output(self.head(self.vit(x).last_hidden_state.mean(dim=1)))
+
+    model, x = Classifier().eval(), torch.rand(2, 3, *ZOO["hf-vit"].size)
+    with (
+        torch.no_grad(),
+        pytest.raises(SiftlensError, match=r"got Output; wrap the model .* \.logits, or"),
+    ):
+        model(x)
+        with prompt(model, policy, torch.rand(2, 15)):
+            model(x)

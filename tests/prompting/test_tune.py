@@ -160,6 +160,8 @@ def test_the_average_counts_groups_alike(leaning, audit, monkeypatch):
 def test_bad_input(leaning, audit):
     with pytest.raises(InputError, match=r"max_loss must lie in \[0, 1\], got -0.1"):
         tuned(leaning, audit, max_loss=-0.1)
+    with pytest.raises(InputError, match=r"batch_size must be a whole number, at least 1, got 0"):
+        tuned(leaning, audit, batch_size=0)
     with pytest.raises(InputError, match="expected a label for each of 300 images, got 0"):
         tune_prompt(leaning, audit, pixels_of(HELD_OUT), normalize=None)
     with pytest.raises(InputError, match="expected a label for each of 300 images, got 2"):

@@ -35,7 +35,7 @@ def match_logits(model: LoadedModel, labels: Sequence[str], logits: int) -> Int[
     known = f"classes {', '.join(model.classes[:3])}, ..." if model.classes else f"{logits} outputs"
     raise InputError(
         f"the labels {', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''} do not match the model's {known}; "
-        "name the folders after the classes or their indices, or pass probe=True (--probe) for a model without a head"
+        "name the folders, or the labels, after these, or audit a model without a head with probe=True (--probe)"
     )
 
 

@@ -154,6 +154,16 @@ class Prompting:
         return torch.where(kept, full, full - strength * cue).to(output.dtype)
 
 
+def expect_unprompted(model: nn.Module) -> None:
+    """Check that neither a model nor one that it is a part of is being prompted.
+
+    Raises:
+        CaptureError: one is.
+    """
+    if any(part is model for other in list(_prompted) for part in other.modules()):
+        raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
+
+
 def _checkpointing(module: nn.Module) -> bool:
     """By timm's name for it or by transformers'."""
     return any(getattr(module, name, False) is True for name in ("grad_checkpointing", "gradient_checkpointing"))
@@ -205,8 +215,7 @@ def prompt(
         raise InputError("the plan is of another model; leave out plan=, or pass that of a context on this one")
     prompting = Prompting(model, policy, maps, plan)
     with _lock:
-        if model in _prompted:
-            raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
+        expect_unprompted(model)
         _prompted.add(model)
     try:
         with torch.compiler.set_stance("force_eager"), prompting.attached():

@@ -21,7 +21,14 @@ def class_scores(model: nn.Module, output: Any, images: int) -> Float[Tensor, "i
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         said = f" from a model of {classes} classes" if isinstance(classes, int) else ""
         raise InputError(
-            f"contrast needs a class head: expected logits of shape ({images}, at least 2 classes), got {got}{said}"
+            f"expected a class head, logits of shape ({images}, at least 2 classes), got {got}{said}{hint_of(output)}"
         )
     scores: Tensor = (output if output.dtype == torch.float64 else output.float()).log_softmax(dim=1)
     return scores
+
+
+def hint_of(output: Any) -> str:
+    """What to do about a model that returns its logits among other things."""
+    if not isinstance(getattr(output, "logits", None), Tensor):
+        return ""
+    return "; wrap the model in a module that returns .logits, or use what siftlens.load_model('hf/...') returns"

@@ -18,6 +18,7 @@ from siftlens.core import InputError, NothingReadableError, PatchGrid
 from siftlens.data import ImageSource, Jpeg, Unreadable, as_jpeg, decode
 from siftlens.interrelation.forward import to_input
 from siftlens.models import LoadedModel
+from siftlens.prompting.contrast import class_scores
 from siftlens.prompting.maps import cue_patches, cue_rows
 from siftlens.prompting.module import Prompted
 from siftlens.prompting.patches import even, highest
@@ -123,6 +124,7 @@ def measure_effect(
         progress: called with "images", what is done and what there is to do.
 
     Raises:
+        InputError: the model has no class head.
         NothingReadableError: not one image can be read.
         ModelError: the model returns no finite logits.
     """
@@ -133,7 +135,9 @@ def measure_effect(
     for refs, pixels in _batches(source, model, batch_size, aside):
         x = to_input(pixels, model.normalization, model.device, model.dtype)
         maps = better.maps(x)
-        before, after = logits_of(model.module, x), logits_of(partial(better.under, maps=maps), x)
+        before = logits_of(model.module, x)
+        class_scores(model.module, before, len(x))
+        after = logits_of(partial(better.under, maps), x)
         outputs = before.shape[1]
         cues, shares = _cues(better, x, pixels)
         for place, ref in enumerate(refs):

@@ -20,12 +20,12 @@ from siftlens.data import PROMPT, Normalization, as_pixels, expect_free, read_re
 from siftlens.models import LoadedModel
 from siftlens.models.checkpoints import hash_weights
 from siftlens.models.given import AS_LOADED, Normalize, normalization_of
-from siftlens.prompting.context import prompt
+from siftlens.prompting.context import expect_unprompted, prompt
 from siftlens.prompting.maps import cue_rows, expect_grid, expect_same_model, kinds_of, mixed_maps
 from siftlens.prompting.plan import Plan
 from siftlens.prompting.policy import Policy
 
-_AUDIT = "audit"
+AUDIT = "audit"
 _turn = threading.RLock()  # not of each module: those are copied and pickled
 
 
@@ -55,30 +55,39 @@ class Prompted(nn.Module):
         self.train(model.training)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, x: Float[Tensor, "image 3 height width"]) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for these images under the policy.
 
         Args:
-            x: as the model takes them.
+            args: as the model takes them; the images are the first tensor of shape (image, 3, height, width).
+            kwargs: likewise.
 
         Raises:
-            InputError: x is not what the normalisation says; cues of another grid.
-            CaptureError: the model cannot be prompted.
+            InputError: no images, or not what the normalisation says; cues of another grid.
+            CaptureError: the model cannot be prompted, or is prompted already.
         """
-        return self.model(x) if on_trial() or self.policy.does_nothing else self.under(x, self.maps(x))
+        if on_trial() or self.policy.does_nothing:
+            return self.model(*args, **kwargs)
+        with _turn:
+            expect_unprompted(self.model)
+        images = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.ndim == 4), None)
+        if images is None:
+            raise InputError("expected a tensor of images, (image, 3, height, width), among the arguments, got none")
+        return self.under(self.maps(images), *args, **kwargs)
 
-    def under(self, x: Float[Tensor, "image 3 height width"], maps: Float[Tensor, "image patch"]) -> Any:
+    def under(self, maps: Float[Tensor, "image patch"], *args: Any, **kwargs: Any) -> Any:
         """What the model returns under the policy by these maps, for whoever has them already.
 
         Args:
-            x: as the model takes them.
-            maps: of these images.
+            maps: of the images.
+            args: as the model takes them.
+            kwargs: likewise.
 
         Raises:
             CaptureError: the model cannot be prompted.
         """
         with _turn, prompt(self.model, self.policy, maps, plan=self._plan):
-            return self.model(x)
+            return self.model(*args, **kwargs)
 
     @torch.no_grad()
     def maps(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch"]:
@@ -115,7 +124,7 @@ class Prompted(nn.Module):
         audit = self.audit
         if audit is not None:
             nothing = {name: getattr(audit, name).iloc[:0] for name in ("images", "shown", "pictures")}
-            storage.save(replace(audit, **nothing), folder / _AUDIT)
+            storage.save(replace(audit, **nothing), folder / AUDIT)
         normalization = None if self._normalization is None else asdict(self._normalization)
         whole = {
             "policy": json.loads(self.policy.to_json()),
@@ -168,8 +177,8 @@ def prompted(
         audit: of this model, where the maps are made of its cues.
 
     Raises:
-        InputError: a normalisation that is missing or unknown; cues without an audit, an audit without cues to
-            suppress, or one of another model.
+        InputError: no policy, or no audit; a normalisation that is missing or unknown; cues without an audit, an audit
+            without cues to suppress, or one of another model.
 
     Example:
         >>> better = siftlens.prompted(model, policy, normalize="imagenet", audit=audit)
@@ -182,6 +191,10 @@ def prompted(
     else:
         normalization = model.normalization
     weights_hash = model.weights_hash if isinstance(model, LoadedModel) else hash_weights(module)
+    if not isinstance(policy, Policy):
+        raise InputError(f"policy must be a Policy, got {type(policy).__name__}; Policy.from_json reads one")
+    if audit is not None and not isinstance(audit, AuditResult):
+        raise InputError(f"audit must be what siftlens.audit or load_audit returned, got {type(audit).__name__}")
     if policy.maps.cues:
         if audit is None:
             raise InputError("the policy's maps are made of an audit's cues; pass audit= (--audit DIR)")
@@ -212,9 +225,7 @@ def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -
     policy, weights_hash = Policy.from_json(json.dumps(whole["policy"])), whole["weights_hash"]
     given = whole["normalization"]
     normalize = None if given is None else (tuple(given["mean"]), tuple(given["std"]))
-    found = prompted(
-        model, policy, normalize=normalize, audit=storage.load(folder / _AUDIT) if whole["audit"] else None
-    )
+    found = prompted(model, policy, normalize=normalize, audit=storage.load(folder / AUDIT) if whole["audit"] else None)
     if found._weights_hash != weights_hash:
         raise InputError(
             f"the prompt was made for other weights ({weights_hash[:8]}, these are {found._weights_hash[:8]}); "

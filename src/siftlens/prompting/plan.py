@@ -14,7 +14,7 @@ from siftlens.attention.layout import layout_of
 from siftlens.attention.trial import Trial, trying
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import CaptureError, InputError, TokenLayout
-from siftlens.prompting.contrast import class_scores
+from siftlens.prompting.contrast import class_scores, hint_of
 from siftlens.prompting.policy import Policy
 from siftlens.prompting.steering import AddedBias, Site, Steering
 
@@ -79,7 +79,7 @@ class Plan:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise CaptureError(
                 f"{type(self._model).__name__}: dropping tokens needs a model that returns a row for each image, "
-                f"got {got}"
+                f"got {got}{hint_of(output)}"
             )
         with trying():
             return TokenAccess(self._model, self.layout, self._example)
@@ -125,6 +125,13 @@ class Plan:
         forced = forced.to(self._example.device)
         roll = Roll(self.layout, 2)
         heads: list[int] = []
+        sees: list[Tensor] = []  # by call: the model may hide some patches from some queries
+
+        def toward(call: AttentionCall) -> Float[Tensor, "image head query 1"]:
+            return call.apply(self.on_keys(forced, call.shape[3])[:, None, :, None])
+
+        def look(_: Capture, call: AttentionCall) -> None:
+            sees.append(toward(call) > 0)
 
         def bias(site: Site) -> AddedBias | None:
             if site.keys not in (patches, self.layout.tokens):
@@ -134,8 +141,8 @@ class Plan:
         def obeyed(capture: Capture, call: AttentionCall) -> None:
             layer = roll.enter(capture.tracker, call)
             site = steering.site_of(getattr(call, "probabilities", None))
-            mass = call.apply(self.on_keys(forced, call.shape[3])[:, None, :, None])
-            if site is None or site.index in self.layer_of or not bool((mass > _MOVED).all()):
+            follows, seen = toward(call) > _MOVED, sees[len(self.layer_of)]
+            if site is None or site.index in self.layer_of or not bool(seen.any() and follows[seen].all()):
                 raise CaptureError(
                     f"{capture.tracker.current}: its attention ({call.backend}) does not follow a bias on its scores; "
                     "expected torch's scaled_dot_product_attention, multi_head_attention_forward or softmax"
@@ -145,6 +152,7 @@ class Plan:
                 heads.append(call.shape[1])
 
         steering = Steering(bias, record=True)
+        trial.run(self._example, look, {})
         with steering:
             capture = trial.run(self._example, obeyed, {})
         roll.check(capture)

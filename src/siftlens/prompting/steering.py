@@ -111,6 +111,8 @@ class Steering(TorchFunctionMode):
         site, bias = self._enter(len(query), len(key))
         if bias is not None:
             mask = given.get("attn_mask")
+            if mask is not None and mask.dtype == torch.bool:
+                mask = ~mask  # here it marks what is hidden
             batch = query.shape[1]
             if mask is not None and mask.ndim == 3:
                 mask = mask.unflatten(0, (batch, heads))

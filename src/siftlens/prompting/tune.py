@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from siftlens.attention import read_attention
 from siftlens.auditing import AuditResult
-from siftlens.core import InputError
+from siftlens.core import InputError, is_real, is_whole
 from siftlens.data import open_images
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
@@ -81,8 +81,12 @@ def tune_prompt(
         InputError: labels that do not match, an audit of another model or grid, a `max_loss` out of range.
         NothingReadableError: not one image can be read.
     """
-    if not 0 <= max_loss <= 1:
+    if not isinstance(audit, AuditResult):
+        raise InputError(f"audit must be what siftlens.audit or load_audit returned, got {type(audit).__name__}")
+    if not is_real(max_loss) or not 0 <= max_loss <= 1:
         raise InputError(f"max_loss must lie in [0, 1], got {max_loss!r}")
+    if not is_whole(batch_size, least=1):
+        raise InputError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
     source = open_images(validation)
     loaded = as_loaded(model, source, normalize, size)
     expect_same_model(audit, loaded.weights_hash)

@@ -13,12 +13,14 @@ from typing import Any
 from torch import nn
 
 from siftlens.auditing import AuditResult
+from siftlens.core import InputError, is_whole
 from siftlens.data import expect_free, open_images, write_page
 from siftlens.interrelation.files import write_table
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
 from siftlens.prompting import Policy, prompted
 from siftlens.prompting.effect import PromptEffect, measure_effect
+from siftlens.prompting.module import AUDIT
 from siftlens.report import render_prompt
 
 PAGE, TABLE = "index.html", "predictions.parquet"
@@ -57,12 +59,16 @@ def try_prompt(
 
     Raises:
         CaptureError: the model cannot be prompted.
-        InputError: an argument is not what was expected, or the folder holds a prompt already.
+        InputError: an argument is not what was expected, a model without a class head, or the folder holds a prompt or
+            an audit already.
         ModelError: the model returns no finite logits.
         NothingReadableError: not one image can be read.
     """
+    if not is_whole(batch_size, least=1):
+        raise InputError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
     if out is not None:
         expect_free(Path(out))
+        expect_free(Path(out) / AUDIT)
     source = open_images(images, limit=limit)
     loaded = as_loaded(model, source, normalize, size)
     better = prompted(loaded, policy, audit=audit)
