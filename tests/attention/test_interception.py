@@ -247,3 +247,46 @@ def test_a_grid_given_by_hand_is_as_good_as_the_found_one():
         model(x)
     assert given.layout == found.layout
     assert torch.equal(given.layers[1].values, found.layers[1].values)
+
+
+@pytest.mark.parametrize("name", ["timm-dinov2-registers", "hf-vit", "open_clip"])
+def test_trials_leave_the_model_alone_for_other_threads(name):
+    """Parameters are changed to find out which token in front is which, but not for whoever else runs the model."""
+    model, x, here, runs = model_of(ZOO[name]), images(), threading.get_ident(), []
+    with torch.no_grad():
+        true = model(x)
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.LayerNorm))
+
+    def run():
+        with torch.no_grad():
+            runs.append(model(x))
+
+    def meanwhile(*_):
+        if threading.get_ident() == here:
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+
+    hook = first.register_forward_hook(meanwhile)
+    find_layout(model, x)
+    hook.remove()
+    assert len(runs) > 5
+    for found in runs:
+        assert all(map(torch.equal, tensors(found), tensors(true)))
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["a pass before", "none"])
+def test_autocast_does_not_remember_what_a_trial_saw(before):
+    model, x = model_of(ZOO["timm-dinov2-registers"]), images()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        true = model(x)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        if before:
+            model(x)
+        layout = find_layout(model, x)
+        assert torch.equal(model(x), true)
+    assert (layout.class_tokens, layout.registers) == ZOO["timm-dinov2-registers"].prefix
+
+
+def tensors(output):
+    return [output] if isinstance(output, torch.Tensor) else [t for t in output.values() if isinstance(t, torch.Tensor)]

@@ -1,12 +1,12 @@
 """One forward pass with everything on that sees its attention, and off again afterwards."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.intercept import Interceptor
@@ -30,10 +30,13 @@ def capturing(
     *,
     keep_norms: tuple[int, int] | None = None,
     isolated: bool = False,
+    instead: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Iterator[Capture]:
     """Hand every attention of the forward pass that runs inside to `on_call`, with what else was seen so far."""
     tracker = ModuleTracker(model, keep_norms)
-    interceptor = Interceptor(lambda call: on_call(capture, call), batch, lambda: tracker.current, isolated=isolated)
+    interceptor = Interceptor(
+        lambda call: on_call(capture, call), batch, lambda: tracker.current, isolated=isolated, instead=instead
+    )
     capture = Capture(model, tracker, interceptor)
     tracker.attach()
     try:

@@ -5,7 +5,7 @@ or a softmax whose output multiplies the values. It passes everything through un
 cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from siftlens.attention.calls import AttentionCall, EagerCall, FusedCall
 from siftlens.core import CaptureError
@@ -83,6 +83,8 @@ class Interceptor(TorchDispatchMode):
         batch: images in the batch, to tell heads from images where the model folds them into one axis.
         where: gives the name of the module that is running.
         isolated: let each token attend to itself alone, where there are as many queries as keys: a trial.
+        instead: other tensors for operators to see in place of some of the model's: a trial. The model itself is left
+            as it is, for other threads may be running it.
 
     Attributes:
         foreign: operators that come from outside torch, by the module that ran them.
@@ -97,6 +99,7 @@ class Interceptor(TorchDispatchMode):
         where: Callable[[], str],
         *,
         isolated: bool = False,
+        instead: Sequence[tuple[Tensor, Tensor]] = (),
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         self.foreign: dict[str, str] = {}
@@ -104,6 +107,7 @@ class Interceptor(TorchDispatchMode):
         self._batch = batch
         self._where = where
         self._isolated = isolated
+        self._instead = {id(own): other for own, other in instead}
         self._pending: dict[int, Softmax] = {}  # by address of the storage
 
     def __torch_dispatch__(
@@ -117,6 +121,8 @@ class Interceptor(TorchDispatchMode):
         ):
             with self:  # composite operators arrive whole; taken apart, as they are without inference mode
                 return func._op_dk(getattr(torch._C.DispatchKey, _COMPOSITE), *args, **kwargs)
+        if self._instead:
+            args, kwargs = tree_map(lambda given: self._instead.get(id(given), given), (args, kwargs))
         out = func(*args, **kwargs)
         if self._pending:
             self._follow(func, args, kwargs, out)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from siftlens.attention.calls import AttentionCall, token_change
 from siftlens.attention.capture import Capture, capturing
@@ -36,6 +35,23 @@ def trying() -> Iterator[None]:
         yield
     finally:
         _trials.depth -= 1
+
+
+def _made_like(own: Tensor, other: Tensor) -> Float[Tensor, "..."]:
+    """A copy that is an inference tensor if the model's own is one: views of it must be of that kind."""
+    with torch.inference_mode(own.is_inference()):
+        return other.clone()
+
+
+@contextmanager
+def _without_autocast_cache() -> Iterator[None]:
+    """Parameters that a trial sees instead must not be what autocast remembers of the model's own."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 class Trial:
@@ -132,13 +148,17 @@ class Trial:
         kwargs = {name: self._replaced(argument, images) for name, argument in self._kwargs.items()}
         batch = self.images if images is None else images
         devices = [p.device for p in self.model.parameters() if p.device.type == "cuda"][:1]
+        own = dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        instead = [(own[name], _made_like(own[name], other)) for name, other in parameters.items()]
+        images_in_batch = None if batch is None else len(batch)
         with (
             torch.random.fork_rng(devices),
             torch.no_grad(),
-            capturing(self.model, None if batch is None else len(batch), on_call, isolated=isolated) as capture,
+            _without_autocast_cache(),
+            capturing(self.model, images_in_batch, on_call, isolated=isolated, instead=instead) as capture,
             trying(),
         ):
-            functional_call(self.model, dict(parameters), args, kwargs)
+            self.model(*args, **kwargs)
         return capture
 
     def _replaced(self, argument: Any, images: Tensor | None) -> Any:
