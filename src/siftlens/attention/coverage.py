@@ -3,7 +3,7 @@
 from collections import Counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture
@@ -61,7 +61,7 @@ class Roll:
         self.layers = 0
         self._layout, self._images = layout, images
         self._pooled: Counter[str] = Counter()  # queries of pooling heads, by module
-        self._last_values = "", torch.empty(0)  # of which module, and their sums over tokens
+        self._of, self._values = "", list[Tensor]()  # of which module, and what it weighed: sums over tokens
 
     def enter(self, tracker: ModuleTracker, call: AttentionCall) -> int | None:
         """The layer's index in call order, or None for a pooling head.
@@ -80,13 +80,14 @@ class Roll:
     def _expect_other_values(self, name: str, call: AttentionCall) -> None:
         """Refuse what weighs the same values twice: what the model makes of both is no softmax, and may be negative."""
         values = call.value.detach().sum(dim=2)  # of a copy, it is the same
-        before, of_before = self._last_values
-        if before == name and of_before.shape == values.shape and torch.equal(of_before, values):
+        if name != self._of:
+            self._of, self._values = name, []
+        if any(before.shape == values.shape and torch.equal(before, values) for before in self._values):
             raise CaptureError(
                 f"{name}: two attentions over the same values, as in differential attention: neither is what the model "
                 f"attends by; {READABLE}"
             )
-        self._last_values = name, values
+        self._values.append(values)
 
     def _is_pooling(self, name: str, call: AttentionCall) -> bool:
         batch, _, queries, keys = call.shape
