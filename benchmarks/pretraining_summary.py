@@ -173,14 +173,25 @@ def controls(runs: dict[tuple[str, int, int], Any]) -> str:
 
 def every_run(runs: dict[tuple[str, int, int], Any]) -> str:
     """What has finished, whole seeds or not."""
-    told = "| | epochs | seeds | linear probe, % | k-NN, % |\n|---|---:|---:|---:|---:|"
+    told = "| | epochs | seeds | linear probe, % | less random, points | k-NN, % | less random, points |\n"
+    told += "|---|---:|---:|---:|---:|---:|---:|"
     for arm, budget in sorted(
         {(arm, budget) for arm, budget, _ in runs}, key=lambda key: (key[1], list(ARMS).index(key[0]))
     ):
-        found = [run for (a, e, _), run in runs.items() if (a, e) == (arm, budget)]
-        means = (spread(np.array([run[metric]["report"] for run in found])) for metric in ("linear", "knn"))
-        told += f"\n| {arm if budget else 'untrained'} | {budget} | {len(found)} | {' | '.join(means)} |"
+        found = {seed: run for (a, e, seed), run in runs.items() if (a, e) == (arm, budget)}
+        cells = []
+        for metric in ("linear", "knn"):
+            own = np.array([run[metric]["report"] for run in found.values()])
+            cells += [spread(own), "" if arm == "random" else less_random(runs, arm, budget, metric)]
+        told += f"\n| {arm if budget else 'untrained'} | {budget} | {len(found)} | {' | '.join(cells)} |"
     return told
+
+
+def less_random(runs: dict[tuple[str, int, int], Any], arm: str, budget: int, metric: str) -> str:
+    """An arm's difference from random masks of the same budget, paired by seed."""
+    seeds = [seed for seed in range(99) if all((a, budget, seed) in runs for a in (arm, "random"))]
+    own, base = (np.array([runs[a, budget, seed][metric]["report"] for seed in seeds]) for a in (arm, "random"))
+    return mean_of(100 * (own - base)).told(1, sign="+")
 
 
 def finetuned_table() -> str:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +179,13 @@ def losses(photos, keypoints, tmp_path_factory):
         run(photos, out, settings, keypoints=keypoints if settings.needs_keypoints else None)
         found[name] = [row[1] for row in rows(out / "log.csv")[1:]]
     return found
+
+
+def test_keypoints_that_nothing_is_guided_by_are_refused(photos, tmp_path):
+    settings = replace(SETTINGS, policy=MaskPolicy("random"), decoding=PartialDecoding(0.5), loss_temperature=None)
+    with pytest.raises(InputError, match="nowhere was named, but nothing is guided by keypoints; say what is"):
+        run(photos, tmp_path / "out", settings, keypoints=Path("nowhere"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_arm_trains_and_differs_from_every_other(losses):

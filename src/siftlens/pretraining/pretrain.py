@@ -98,6 +98,11 @@ def pretrain(
                 "name it (--keypoints FILE)"
             )
         store = KeypointStore.load(keypoints)
+    elif keypoints is not None:
+        raise InputError(
+            f"{keypoints} was named, but nothing is guided by keypoints; say what is (--policy keypoint-high, --decode "
+            "with --ranked, or --loss-temperature), or leave --keypoints out"
+        )
     model, normalization = build(settings)
     fabric = launch(device, precision)
     parts = fabric.world_size * pace.accumulate
