@@ -25,6 +25,7 @@ from siftlens.core import CaptureError, PatchGrid, TokenLayout
 _LOST = 8  # times the rounding error of a token: a smaller change says nothing
 _UNMOVED = 1e-4, 4  # of what touched tokens change by, or so many rounding errors: what does not count as moved
 _STEM = 0.05, 3.0  # what tokens far away may change by before the first attention; what that may grow by
+_LISTS = nn.ModuleList, nn.Sequential
 _REACH = 3  # patches to either side, as far as a convolution between two attentions mixes
 _CLEAN = 0.01  # of the way from one picture to the other: a token that holds one patch and nothing beside it
 _OUTVOTED = 0.25  # share of tokens that convolutions may make more like their neighbours than like themselves
@@ -64,7 +65,11 @@ class _Isolated:
 
     def run(self) -> None:
         modules = dict(self.trial.model.named_modules())
-        hooks = [module.register_forward_hook(partial(self._note, name)) for name, module in modules.items() if name]
+        hooks = [
+            module.register_forward_hook(partial(self._note, name, isinstance(modules[_parent(name)], _LISTS)))
+            for name, module in modules.items()
+            if name
+        ]
         try:
             self.trial.run(self._images(), self._check, {}, isolated=True)
         finally:
@@ -73,7 +78,7 @@ class _Isolated:
         self._expect_in_order()
         lists = _lists_of_blocks(modules, self.ran)
         for name in self.leaping:  # after the last attention: a block like those before, or no business of ours
-            if name.rpartition(".")[0] in lists:
+            if _parent(name) in lists:
                 raise _mixes(name)
 
     def _images(self) -> Float[Tensor, "image channel height width"]:
@@ -101,15 +106,17 @@ class _Isolated:
         self.ran = capture.tracker.ran
         self.leaping.clear()
 
-    def _note(self, name: str, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Note what a module did to its tokens since the last attention; not of another thread."""
-        after = self._tokens(output) if self.ran and on_trial() else None
+    def _note(self, name: str, listed: bool, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Note what a block, or a module around one attention, did to its tokens; not of another thread."""
+        if not self.ran or not on_trial():
+            return
+        around_one = name in self.ran[-1] and sum(name in around for around in self.ran) == 1
+        after = self._tokens(output) if listed or around_one else None
         if after is None:
             return
         before = self._tokens(args)
         if any(view.would_leap(before, after) for view in self.views):
             self.leaping.append(name)
-        around_one = name in self.ran[-1] and sum(name in around for around in self.ran) == 1
         if around_one and (wrong := self._misplaced(after)) and (before is None or not self._misplaced(before)):
             self.shuffling.append((name, wrong[0]))
 
@@ -232,12 +239,16 @@ def _by_chance(grid: PatchGrid) -> Bool[Tensor, "image patch"]:
 
 def _lists_of_blocks(modules: dict[str, nn.Module], ran: list[tuple[str, ...]]) -> set[str]:
     """Names of the lists of blocks in which attention was read; a model beside its head is none."""
-    inside = Counter(name.rpartition(".")[0] for name in {name for around in ran for name in around})
+    inside = Counter(_parent(name) for name in {name for around in ran for name in around})
     return {
         name
         for name, blocks in inside.items()
-        if isinstance(modules[name], nn.ModuleList) or (isinstance(modules[name], nn.Sequential) and blocks > 1)
+        if isinstance(modules[name], _LISTS) and (blocks > 1 or isinstance(modules[name], nn.ModuleList))
     }
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _change(tokens: Float[Tensor, "patch feature"], others: Float[Tensor, "patch feature"]) -> Float[Tensor, " patch"]:

@@ -24,7 +24,7 @@ _AMPLITUDE = 10.0  # of the changed pixel, in the model's normalised units: far 
 def find_layout(model: nn.Module, images: Float[Tensor, "batch channel height width"]) -> TokenLayout:
     """Find the patch grid and the prefix tokens of a model, by changing pixels and watching tokens.
 
-    Costs about eight images' forward passes; hooks of your own on the model see them too.
+    Costs about ten images' forward passes; hooks of your own on the model see them too.
 
     Args:
         model: a vision transformer, called as `model(images)`.

@@ -43,7 +43,7 @@ def read_attention(
         channels: weights W on the patches as keys, (patch, channel), or (batch, patch, channel).
         grid: how the image is cut into patches; found on the model itself where it is called on images. A
             `TokenLayout` also tells class tokens from registers, and is taken as it is. Otherwise each context costs
-            trial runs of some eight images: in a loop, pass the first `reading.layout` to the contexts that follow.
+            trial runs of some ten images: in a loop, pass the first `reading.layout` to the contexts that follow.
         entropy: also compute the entropy of every row.
         weighting: "attention", or "value_norm" to weight each key by the norm of its value vector.
 
