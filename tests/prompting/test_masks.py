@@ -51,25 +51,27 @@ def images(batch=2):
 
 
 def attention(model, x):
-    grid = siftlens.attention.find_layout(model, x)
-    with torch.no_grad(), siftlens.read_attention(model, torch.eye(PATCHES), grid=grid) as reading:
+    """Of the first layer: what comes later sees what it moved."""
+    with torch.no_grad(), siftlens.read_attention(model, torch.eye(PATCHES)) as reading:
         model(x)
-    return [layer.values.double() for layer in reading.layers]
+    return reading.layers[0].values.double()
+
+
+def moved(model):
+    """Attention before and under a bias, which is what the bias should make of it."""
+    x, maps = images(), torch.rand(2, PATCHES, generator=torch.Generator().manual_seed(1))
+    before = attention(model, x)
+    with prompt(model, Policy(bias=(Bias(4.0),)), maps):
+        after = attention(model, x)
+    true = before * torch.exp(4 * maps.double())[:, None, None]
+    torch.testing.assert_close(after, true / true.sum(dim=-1, keepdim=True), atol=1e-5, rtol=1e-5)
+    return before, after
 
 
 @pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
 def test_a_bias_beside_the_models_own_mask(masks):
-    model, x = build(**masks), images()
-    maps = torch.rand(2, PATCHES, generator=torch.Generator().manual_seed(1))
-    before = attention(model, x)[0]  # of the first layer: what comes later sees what it moved
-    with torch.no_grad(), prompt(model, Policy(bias=(Bias(4.0),)), maps):
-        with siftlens.read_attention(model, torch.eye(PATCHES)) as reading:
-            model(x)
-    true = before * torch.exp(4 * maps.double())[:, None, None]
-    torch.testing.assert_close(
-        reading.layers[0].values.double(), true / true.sum(dim=-1, keepdim=True), atol=1e-5, rtol=1e-5
-    )
-    assert (before == 0).any() and (reading.layers[0].values[before == 0] == 0).all()
+    before, after = moved(build(**masks))
+    assert (before == 0).any() and (after[before == 0] == 0).all()
 
 
 @pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
@@ -93,14 +95,6 @@ def test_booleans_mean_the_opposite_in_multi_head_attention():
             )  # fmt: skip
             return self.head(out.mean(dim=0))
 
-    model, x = build(), images()
+    model = build()
     model.__class__ = Direct
-    before = attention(model, x)[0]
-    maps = torch.rand(2, PATCHES, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad(), prompt(model, Policy(bias=(Bias(4.0),)), maps):
-        with siftlens.read_attention(model, torch.eye(PATCHES)) as reading:
-            model(x)
-    true = before * torch.exp(4 * maps.double())[:, None, None]
-    torch.testing.assert_close(
-        reading.layers[0].values.double(), true / true.sum(dim=-1, keepdim=True), atol=1e-5, rtol=1e-5
-    )
+    moved(model)

@@ -23,7 +23,7 @@ from siftlens.prompting.policy import Policy
 from siftlens.prompting.steering import Steering
 
 _prompted: WeakSet[nn.Module] = WeakSet()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 class Prompting:
@@ -160,8 +160,9 @@ def expect_unprompted(model: nn.Module) -> None:
     Raises:
         CaptureError: one is.
     """
-    if any(part is model for other in list(_prompted) for part in other.modules()):
-        raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
+    with _lock:
+        if any(part is model for other in _prompted for part in other.modules()):
+            raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
 
 
 def _checkpointing(module: nn.Module) -> bool:
