@@ -18,6 +18,7 @@ def told(call):
 
 model, x = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval(), torch.zeros(1, 3, 32, 32)
 
+from siftlens.pretraining import MaskPolicy
 from siftlens.prompting import Bias, Policy, TokenChoice
 
 picture = np.zeros((32, 32, 3), np.uint8)
@@ -47,6 +48,7 @@ print(json.dumps({
     "on no device": told(lambda: read(torch.ones(4, 2, device="meta"))),
     "eight bits": told(lambda: read(torch.ones(4, 2).to(torch.float8_e4m3fn))),
     "a path for an audit": told(lambda: siftlens.tune_prompt(model, "out/audit", [picture], ["a"])),
+    "another average": told(lambda: siftlens.tune_prompt(model, None, [picture], ["a"], average="all")),
     "an audit's path": told(lambda: siftlens.prompted(model, siftlens.Policy(), normalize=None, audit="out/audit")),
     "a policy as text": told(lambda: siftlens.prompted(model, "{}", normalize=None)),
     "a word for reading": told(lambda: siftlens.read_attention(model, torch.ones(4, 2), entropy="yes").__enter__()),
@@ -57,6 +59,7 @@ print(json.dumps({
     "a tensor": told(lambda: analyze(torch.zeros(3, 32, 32))),
     "half a seed": told(lambda: analyze([picture], seed=1.5)),
     "word": told(lambda: analyze([picture], entropy="no")),
+    "a key too many": told(lambda: MaskPolicy().noise(torch.ones(2, 4), progress=0.0, keys=torch.arange(3))),
     "text as limit": told(lambda: analyze([picture], limit="3")),
     "half a pixel": told(lambda: analyze([picture], size=32.5)),
     "three sides": told(lambda: analyze([picture], size=(32, 32, 3))),
@@ -120,6 +123,8 @@ def told():
         ("an array", ONE_ARRAY.format("(32, 32, 3)")),
         ("a grey array", ONE_ARRAY.format("(32, 32)")),
         ("a tensor", ONE_ARRAY.format("(3, 32, 32)")),
+        ("another average", "average must be one of groups, images, got 'all'"),
+        ("a key too many", "expected a key for each of 2 images, got 3"),
         ("text as limit", "limit must be a whole number, at least 1, or None, got '3'"),
         ("half a pixel", "size must be a whole number of px, at least 1, or (height, width), got 32.5"),
         ("three sides", "size must be a whole number of px, at least 1, or (height, width), got (32, 32, 3)"),

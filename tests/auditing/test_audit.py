@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 import siftlens
 from oracles.leaning import CLASSES, Leaning, pictures
 from siftlens.auditing import gallery, run
+from siftlens.auditing.classifier import match_logits
 from siftlens.auditing.outside import expect_masks
 from siftlens.auditing.tables import RELIED_ON
 from siftlens.core import InputError
@@ -300,3 +301,12 @@ def test_pictures_stay_within_their_budget(leaning, monkeypatch):
     few = audited(Leaning(on_object=1, on_cue=2))
     assert 0 < len(few.pictures) <= 14
     assert set(few.shown["cue"]) < set(leaning.shown["cue"])
+
+
+def test_numbers_name_outputs_of_a_model_whose_classes_have_names():
+    model = siftlens.load_model("demo-shortcut")
+    assert model.classes is not None
+    assert match_logits(model, ("0", "1"), 2).tolist() == [0, 1]
+    assert match_logits(model, model.classes[::-1], 2).tolist() == [1, 0]
+    with pytest.raises(siftlens.InputError, match="the labels 0, 2 do not match the model's classes "):
+        match_logits(model, ("0", "2"), 2)

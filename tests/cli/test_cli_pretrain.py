@@ -79,7 +79,11 @@ def test_from_a_folder_to_a_tested_encoder(place):
         (("--mask-ratio", "1.5"), "the mask ratio must lie between 0 and 1, got 1.5"),
         (("--images", "nowhere"), "no images at nowhere"),
         (("--out", "photos/out"), "photos/out lies in photos, where its pictures would be trained on"),
-        (("--model", "resnet18"), "cannot be built"),
+        (("--model", "resnet18"), "timm/resnet18 is no vision transformer; choose one, such as vit_small_patch16_224"),
+        (
+            ("--ranked", "0.5"),
+            "--ranked chooses among decoded patches, and all are decoded; name a share with --decode",
+        ),
         (("--batch-size", "32"), "a batch of 32 needs as many images, got 16; choose a smaller --batch-size"),
         (("--size", "64"), "none of 17 images can be used; the first, a/00.png: 72x60 px: smaller than the squares"),
     ],

@@ -72,6 +72,18 @@ def test_no_file_and_another_file_are_refused(tmp_path):
         KeypointStore.load(tmp_path / "weights.safetensors")
 
 
+def test_a_byte_that_changed_is_found_out(tmp_path):
+    path = tmp_path / "keypoints.safetensors"
+    stored().save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of a keypoint: the file's parts still fit together
+    path.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"damaged, .*\(its bytes have changed\); delete it and run siftlens keypoints"
+    ):
+        KeypointStore.load(path)
+
+
 @pytest.mark.parametrize("part", ["identities", "start", "x"])
 def test_parts_that_do_not_fit_together_are_refused(tmp_path, part):
     path = tmp_path / "keypoints.safetensors"

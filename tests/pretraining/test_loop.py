@@ -26,7 +26,9 @@ from siftlens.pretraining.detection import detect_images
 from siftlens.pretraining.learner import Learner
 from siftlens.pretraining.loop import Pace
 from siftlens.pretraining.masking import MaskPolicy
+from siftlens.pretraining.neighbours import labels_of
 from siftlens.pretraining.schedule import rate_at
+from siftlens.pretraining.trouble import step_errors
 
 pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
 
@@ -50,11 +52,26 @@ def test_a_run_leaves_an_encoder_logs_and_pictures(whole):
 @pytest.mark.parametrize(("fewest", "share", "count"), [(7, 0.0, 7), (7, 1.0, 10), (7, 5.0, 15), (40, 1.0, 15)])
 def test_watching_costs_a_share_of_training(photos, tmp_path, monkeypatch, fewest, share, count):
     counts = []
-    monkeypatch.setattr(watch, "watch_knn", lambda *given: counts.append(given[-1]))
+    monkeypatch.setattr(watch, "watch_knn", lambda *given: counts.append(given[-1]) or 0.5)
     for name, value in {"_FEWEST": fewest, "_SHARE": share, "_WATCHED": 15}.items():
         monkeypatch.setattr(watch, name, value)
     run(photos, tmp_path, replace(SETTINGS, epochs=2), pace=Pace(evaluations=4))
     assert counts == [count] * 2  # of 20 images: 4 looks at 10 of them are as many as 2 epochs see
+
+
+def test_knn_is_of_images_in_class_folders(photos, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(photos / "a", images)
+    shutil.copytree(photos / "a", images / "a")
+    one = replace(SETTINGS, epochs=1, batch_size=5)
+    assert run(images, tmp_path / "none", one).finished.knn is None
+    assert not (tmp_path / "none" / "knn.csv").exists()
+    shutil.copytree(photos / "b", images / "b")
+    seen = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(watch, "labels_of", lambda groups: seen.append(groups) or labels_of(groups))
+        assert run(images, tmp_path / "some", one).finished.knn is not None
+    assert set(seen[0]) == {"a", "b"}  # those beside the folders have no class
 
 
 def test_the_encoder_loads_into_timm_as_it_is(whole):
@@ -283,8 +300,12 @@ def test_too_little_memory_says_what_helps(photos, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(MaskedAutoencoder, "forward", full)
-    with pytest.raises(SiftlensError, match="out of memory in a training step; --accumulate 2 needs about half"):
+    helps = "out of memory in a training step; --accumulate 2 needs about half; "
+    with pytest.raises(SiftlensError, match=f"{helps}no checkpoint was due yet: begin anew"):
         run(photos, tmp_path)
+    (tmp_path / "state.safetensors").touch()
+    with pytest.raises(SiftlensError, match=f"{helps}--resume goes on in {tmp_path}"), step_errors(tmp_path):
+        full()
 
 
 def test_other_settings_are_not_resumed(photos, tmp_path):
@@ -295,6 +316,14 @@ def test_other_settings_are_not_resumed(photos, tmp_path):
         run(photos, tmp_path, replace(SETTINGS, epochs=1, policy=MaskPolicy()), resume=True)
     with pytest.raises(InputError, match="holds a run already; go on with it"):
         run(photos, tmp_path)
+
+
+def test_where_nothing_can_be_written_nothing_is_decoded(photos, tmp_path):
+    (tmp_path / "file").touch()
+    stages = []
+    with pytest.raises(InputError, match="cannot write .*: a file stands where a folder is needed"):
+        run(photos, tmp_path / "file" / "out", progress=lambda *told: stages.append(told))
+    assert not stages
 
 
 def test_a_study_is_not_overwritten(photos, tmp_path):

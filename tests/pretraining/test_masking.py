@@ -150,6 +150,14 @@ def test_what_makes_no_sense_is_refused(settings, message):
         MaskPolicy(**settings)
 
 
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_concentration_that_is_none_is_refused(value):
+    concentration = torch.ones(2, 4)
+    concentration[1, 2] = value
+    with pytest.raises(InputError, match="concentration must be finite and not negative"):
+        MaskPolicy().noise(concentration, progress=0.0, keys=keys(2))
+
+
 def test_progress_outside_its_range_and_a_single_patch_are_refused():
     with pytest.raises(InputError, match=r"progress must lie between 0 and 1, got 1\.5"):
         MaskPolicy().noise(counts(), progress=1.5, keys=keys())

@@ -155,6 +155,8 @@ def test_the_average_counts_groups_alike(leaning, audit, monkeypatch):
 
     monkeypatch.setattr(Validation, "right", right)
     assert tuned(leaning, audit) != Policy.identity()
+    assert tuned(leaning, audit, average="images") == Policy.identity()
+    assert tuned(leaning, audit, average="images", max_loss=0.3) != Policy.identity()
 
 
 def test_bad_input(leaning, audit):

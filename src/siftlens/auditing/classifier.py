@@ -27,7 +27,7 @@ def match_logits(model: LoadedModel, labels: Sequence[str], logits: int) -> Int[
     """
     if model.classes is not None and set(labels) <= set(model.classes):
         return np.array([model.classes.index(label) for label in labels])
-    if model.classes is None and all(label.isdecimal() and int(label) < logits for label in labels):
+    if all(label.isdecimal() and int(label) < logits for label in labels):
         return np.array([int(label) for label in labels])
     if len(labels) == logits and model.classes is None:
         return np.arange(logits)

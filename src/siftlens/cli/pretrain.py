@@ -11,6 +11,7 @@ from rich.console import Console
 from siftlens.cli.failure import reported
 from siftlens.cli.progress import shown
 from siftlens.cli.where import IMAGES, MOST_SEED, RUN, output
+from siftlens.core import InputError
 
 _IMAGES, _MODEL, _MASKS, _TRAINING = "Images", "Model", "Masks and loss", "Training"
 
@@ -127,6 +128,8 @@ def pretrain(
         from siftlens.pretraining import DecoderSettings, MaskPolicy, Pace, PartialDecoding, PretrainSettings
         from siftlens.pretraining import pretrain as run
 
+        if ranked and decode == 1:
+            raise InputError("--ranked chooses among decoded patches, and all are decoded; name a share with --decode")
         settings = PretrainSettings(
             model=model,
             size=size,

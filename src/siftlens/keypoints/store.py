@@ -1,5 +1,6 @@
 """Keypoints of a set of images in one file, to be mapped through views: 8 bytes each, all held in memory."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from json import dumps, loads
@@ -15,7 +16,7 @@ from siftlens.data import atomic_path
 from siftlens.keypoints.points import Keypoints, steps_per_pixel
 from siftlens.keypoints.sift import SiftSettings
 
-_FORMAT = "siftlens keypoints 1"
+_FORMAT = "siftlens keypoints 2"
 _DIGEST = 16  # bytes of a content hash
 _COLUMNS = ("x", "y", "size", "response")
 
@@ -97,7 +98,12 @@ class KeypointStore:
             "start": self.start,
             **{name: getattr(self, name) for name in _COLUMNS},
         }
-        metadata = {"format": _FORMAT, "side": str(self.side), "settings": dumps(asdict(self.settings))}
+        metadata = {
+            "format": _FORMAT,
+            "side": str(self.side),
+            "settings": dumps(asdict(self.settings)),
+            "digest": _digest(arrays),
+        }
         with atomic_path(path) as target:
             save_file(arrays, target, metadata)
 
@@ -117,6 +123,8 @@ class KeypointStore:
                     raise InputError(f"{path} holds no keypoints of images; name a file that siftlens keypoints wrote")
                 arrays = {name: file.get_tensor(name) for name in ("identities", "contents", "start", *_COLUMNS)}
             _expect_consistent(arrays)
+            if _digest(arrays) != metadata["digest"]:
+                raise ValueError("its bytes have changed")
             return cls(
                 identities=tuple(arrays["identities"].tobytes().decode().split("\n")),
                 contents=tuple(row.tobytes().hex() for row in arrays["contents"]),
@@ -132,6 +140,14 @@ class KeypointStore:
                 f"{path} is cut off, damaged, or holds no keypoints of images ({error}); "
                 "delete it and run siftlens keypoints again"
             ) from error
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash of all arrays' bytes, by which bytes that changed on the disk are found out."""
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    for name in sorted(arrays):
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def _expect_consistent(arrays: Mapping[str, np.ndarray]) -> None:

@@ -10,6 +10,8 @@ from siftlens.models.errors import first_line, unknown_model
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.settings import PretrainSettings
 
+_PLAIN = "vit_small_patch16_224"
+
 
 def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]:
     """Build the autoencoder with the seed's random weights.
@@ -25,6 +27,8 @@ def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]
         try:
             encoder = timm.create_model(name, num_classes=0, img_size=size, **settings.architecture)
         except Exception as error:
+            if isinstance(error, TypeError) and "img_size" in str(error):  # which vision transformers alone take
+                raise ModelError(f"timm/{name} is no vision transformer; choose one, such as {_PLAIN}") from error
             raise ModelError(f"timm/{name} cannot be built for views of {size} px: {first_line(error)}") from error
         model = MaskedAutoencoder(encoder, settings.decoder, norm_pix=settings.norm_pix)
     grid = model.layout.grid

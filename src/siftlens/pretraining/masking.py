@@ -77,10 +77,14 @@ class MaskPolicy:
             float32.
 
         Raises:
-            InputError: progress lies outside [0, 1].
+            InputError: progress lies outside [0, 1], concentration is negative or not finite, or keys are not as many.
         """
         if not 0 <= progress <= 1:
             raise InputError(f"progress must lie between 0 and 1, got {progress}")
+        if not bool(((concentration >= 0) & (concentration < inf)).all()):
+            raise InputError("concentration must be finite and not negative, as counts of keypoints are")
+        if len(keys) != len(concentration):
+            raise InputError(f"expected a key for each of {len(concentration)} images, got {len(keys)}")
         z = zscore(torch.log1p(concentration.double()))
         gumbel = -torch.log(-torch.log(uniform(keys, Purpose.MASK, z.shape[1])))
         noise = self._strength(progress) * z + gumbel

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from siftlens.core import InputError, PatchGrid
-from siftlens.data import atomic_path, is_result
+from siftlens.data import atomic_path, expect_writable, is_result
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, Shrinking
 from siftlens.pretraining.batches import Batches, Guide
@@ -111,6 +111,7 @@ def pretrain(
             f"a batch of {settings.batch_size} images cannot be shared equally by {parts} parts; "
             f"choose a multiple of {parts}"
         )
+    expect_writable(out)  # before images are decoded, which takes long
     with step_errors(out):
         held = _held(fabric, images, settings.side, out, workers, progress)
     batches = Batches(held, guide_of(settings, store, held, model.layout.grid), model.layout.grid, settings)

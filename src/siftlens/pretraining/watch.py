@@ -54,7 +54,9 @@ class Watch:
     ):
         self._model, self._normalization, self._images, self._batches = model, normalization, images, batches
         self._out, self._evaluations = out, evaluations
-        self._log = Logbook(out / "knn.csv", ("step", "epoch", "accuracy"), done + 1)
+        self._log: Logbook | None = None
+        if has_classes(images):
+            self._log = Logbook(out / "knn.csv", ("step", "epoch", "accuracy"), done + 1)
         self.knn: float | None = None
 
     def after(self, epoch: int) -> None:
@@ -69,8 +71,8 @@ class Watch:
         self._model.eval()
         affordable = int(_SHARE * epochs * len(self._images) / wanted)  # a look is as dear as a step per image
         count = min(max(affordable, _FEWEST), _WATCHED, len(self._images))
-        self.knn = watch_knn(self._model, self._images, self._normalization, count)
-        if self.knn is not None:
+        if self._log is not None:
+            self.knn = watch_knn(self._model, self._images, self._normalization, count)
             self._log.add([(epoch * self._batches.steps_per_epoch, epoch, f"{self.knn:.4f}")])
         shown = torch.linspace(0, len(self._images) - 1, min(_PICTURED, len(self._images))).long()
         batch = self._batches.views(shown, 0, progress=epoch / epochs)
@@ -78,16 +80,17 @@ class Watch:
         self._model.train()
 
 
-@torch.inference_mode()
-def watch_knn(model: MaskedAutoencoder, images: HeldImages, normalization: Normalization, count: int) -> float | None:
-    """Leave-one-out k-NN accuracy of the encoder's mean patch token, over so many of the images.
+def has_classes(images: HeldImages) -> bool:
+    """Whether images lie in two class folders at least."""
+    return len(set(images.groups) - {""}) > 1
 
-    Classes are the images' first folders; None where there are not two.
-    """
-    chosen = torch.linspace(0, len(images) - 1, count).long()
-    labels, classes = labels_of(tuple(images.groups[n] for n in chosen.tolist()))
-    if len(classes) < 2:
-        return None
+
+@torch.inference_mode()
+def watch_knn(model: MaskedAutoencoder, images: HeldImages, normalization: Normalization, count: int) -> float:
+    """Leave-one-out k-NN accuracy of the encoder's mean patch token, over so many of the images in class folders."""
+    classed = torch.tensor([n for n, group in enumerate(images.groups) if group])
+    chosen = classed[torch.linspace(0, len(classed) - 1, min(count, len(classed))).long()]
+    labels, _ = labels_of(tuple(images.groups[n] for n in chosen.tolist()))
     height, width = model.layout.grid.height, model.layout.grid.width
     device = next(model.parameters()).device
     each = []

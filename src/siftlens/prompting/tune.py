@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from siftlens.prompting.maps import expect_same_model, harmful_rows, mixed_maps
 from siftlens.prompting.policy import Bias, Contrast, Mixture, PixelMask, Policy, TokenChoice
 from siftlens.prompting.validation import Validation, read_validation
 
+AVERAGES = ("groups", "images")
 _CLEAR = 0.01  # p of the sign test below which a gain is believed
 _STRENGTHS = (2.0, 5.0, 20.0)  # 20: the cue's patches are as good as gone
 _LAMBDAS = (0.25, 0.5, 1.0)
@@ -38,16 +39,18 @@ def tune_prompt(
     *,
     normalize: Normalize = AS_LOADED,
     max_loss: float = 0.0,
+    average: Literal["groups", "images"] = "groups",
     size: int | tuple[int, int] | None = None,
     batch_size: int = 64,
 ) -> Policy:
     """Choose a policy by the accuracy of the worst group, on images that neither trained nor audited the model.
 
     No group labels are needed: an image's group is its class, and whether the audit's harmful cues speak for or against
-    that class in it. The average counts all groups alike, counterparts among them, and leaves groups of fewer than 8
-    images out: in a split that is as biased as the training images, the shortcut is right for most of them, and undoing
-    it looks like a loss. So the share of right answers on such a split may well fall, and so will that of a deployment
-    in which the shortcut goes on holding.
+    that class in it. The average that is kept counts all groups alike, counterparts among them, and leaves groups of
+    fewer than 8 images out: in a split that is as biased as the training images, the shortcut is right for most of
+    them, and undoing it looks like a loss. So the share of right answers on such a split may well fall, and so will
+    that of a deployment in which the shortcut goes on holding. For such a one, ask for `average="images"`, which keeps
+    the share of right answers as well.
 
     Few images go against the cues where the split is as biased as the training images. So up to 64 images of each class
     get a counterpart: the same image with a cue exchanged for what another image has at those places, and the label
@@ -69,7 +72,9 @@ def tune_prompt(
             collection of images, as for `siftlens.audit`.
         labels: class of each image; None for the first folder of its path.
         normalize: what the model expects of pixels in [0, 1]; not needed for a loaded model.
-        max_loss: by how much the average accuracy, over groups alike, may fall, in [0, 1].
+        max_loss: by how much the average accuracy may fall, in [0, 1].
+        average: what must not fall further: "groups", the average over groups alike; "images", that and the plain
+            average over the images of the split as they are.
         size: px, or (height, width), for paths and a model that did not come from `load_model`.
         batch_size: images per forward pass.
 
@@ -81,6 +86,8 @@ def tune_prompt(
         InputError: labels that do not match, an audit of another model or grid, a `max_loss` out of range.
         NothingReadableError: not one image can be read.
     """
+    if average not in AVERAGES:
+        raise InputError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}")
     if not isinstance(audit, AuditResult):
         raise InputError(f"audit must be what siftlens.audit or load_audit returned, got {type(audit).__name__}")
     if not is_real(max_loss) or not 0 <= max_loss <= 1:
@@ -107,8 +114,10 @@ def tune_prompt(
         if not _clear_gain(plain.right[split.against], few.right, made[split.against]):
             continue
         trial = _tried(split, few.policy, maps)
-        allowed = trial.average >= plain.average - max_loss and trial.worst > plain.worst
-        if allowed and (trial.worst, trial.average) > (best.worst, best.average):
+        kept = trial.average >= plain.average - max_loss
+        if average == "images":
+            kept &= bool(trial.right[~made].mean() >= plain.right[~made].mean() - max_loss)
+        if kept and trial.worst > plain.worst and (trial.worst, trial.average) > (best.worst, best.average):
             best = trial
     return best.policy
 
