@@ -253,3 +253,21 @@ def test_attention_maps_are_exact():
     torch.testing.assert_close(maps[1].double(), true, atol=1e-6, rtol=1e-5)
     with torch.no_grad(), pytest.raises(siftlens.InputError, match="layers 0 to 1, got 2"):
         siftlens.attention_maps(model, images, layers=[2])
+    images[0, 0, 0, 0] = torch.inf
+    with torch.no_grad(), pytest.raises(siftlens.InputError, match="x holds NaN or infinite values"):
+        siftlens.attention_maps(model, images)
+
+
+def test_what_images_show_does_not_matter_to_the_layout():
+    """One image that holds no numbers spoils its own values alone."""
+    entry = ZOO["timm-dinov2-registers"]
+    model, images = model_of(entry), images_for(entry)
+    channels = torch.ones(find_layout(model, images).grid.patches, 1)
+    values = []
+    for first in (images[0], torch.full_like(images[0], torch.nan)):
+        images[0] = first
+        with torch.no_grad(), siftlens.read_attention(model, channels) as reading:
+            model(images)
+        values.append(reading.layers[-1].values)
+    assert values[1][0].isnan().all()
+    torch.testing.assert_close(values[1][1:], values[0][1:])

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,13 +32,15 @@ def attention_maps(
 
     Raises:
         CaptureError: attention that cannot be read or was missed, or is being read already.
-        InputError: no model, or no batch of images; layers are no collection, or the model does not have them.
+        InputError: no model, or no batch of finite images; layers are no collection, or the model does not have them.
     """
     expect_unread()
     refuse_unreadable(model)
     if not isinstance(x, Tensor) or x.ndim != 4 or not len(x):
         came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x must be a tensor of images, (batch, channel, height, width), got {came}")
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("x holds NaN or infinite values; expected images as the model takes them")
     wanted = None if layers is None else _indices(layers)
     layout = find_layout(model, x)
     roll = Roll(layout, len(x))

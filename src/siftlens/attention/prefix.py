@@ -25,7 +25,7 @@ def name_prefix(trial: Trial, grid: PatchGrid, prefix: int) -> TokenLayout:
     if prefix == 0:
         return TokenLayout(grid)
     kinds = [""] * prefix
-    images = None if trial.images is None else trial.images[:1]
+    images = None if trial.images is None else trial.noise(1)
     before, where = trial.first_attention(images)
     for name, tensor in (*trial.model.named_parameters(), *trial.model.named_buffers()):
         kind = _kind(name)
