@@ -65,13 +65,11 @@ def patch_share(masks: np.ndarray, grid: PatchGrid) -> Tensor:
     return torch.from_numpy(blocks.mean(axis=(2, 4))).float().flatten(1)
 
 
-def answers(
-    model: VisionTransformer, images: list[PlantedImage], policy: Policy, maps: Tensor, plan: Plan
-) -> np.ndarray:
+def answers(model: VisionTransformer, images: list[PlantedImage], policy: Policy, maps: Tensor) -> np.ndarray:
     """Whether each image is answered rightly under a policy."""
 
     def run(x: Tensor, here: slice) -> Tensor:
-        with prompt(model, policy, maps[here], plan=plan):
+        with prompt(model, policy, maps[here]):
             return model(x)
 
     return right(images, run)

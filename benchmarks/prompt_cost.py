@@ -52,7 +52,7 @@ def main() -> None:
     _ = plan.access
     maps = torch.rand(batch, plan.layout.grid.patches, device=options.device)
     arms: dict[str, Callable[[], Any]] = {"plain forward pass": lambda: model(x)}
-    arms |= {name: under(model, policy, x, maps, plan) for name, policy in POLICIES.items()}
+    arms |= {name: under(model, policy, x, maps) for name, policy in POLICIES.items()}
     arms["early pixel mask, written plainly"] = lambda: model(x * kept_pixels(maps, plan))
     arms["foveal mask, written plainly"] = lambda: foveal(model, x, maps, plan)
     with torch.no_grad():
@@ -67,11 +67,11 @@ def main() -> None:
     print(machine.save_result(f"prompt-cost-{options.device}", result))
 
 
-def under(model: nn.Module, policy: Policy, x: Tensor, maps: Tensor, plan: Plan) -> Callable[[], Any]:
+def under(model: nn.Module, policy: Policy, x: Tensor, maps: Tensor) -> Callable[[], Any]:
     """A forward pass under a policy."""
 
     def run() -> None:
-        with prompt(model, policy, maps, plan=plan):
+        with prompt(model, policy, maps):
             model(x)
 
     return run

@@ -114,7 +114,7 @@ def run(planted: Planted, recipe: Recipe, options: argparse.Namespace) -> dict[s
             continue
         marked = of_arm if arm in MARKED else best_third(of_arm)
         arms[arm] = {
-            name: by_group(test, answers(model, test, operator, marked if operator.biased else of_arm, plan))
+            name: by_group(test, answers(model, test, operator, marked if operator.biased else of_arm))
             for name, operator in OPERATORS.items()
         }
         arms[arm][FOVEAL] = by_group(test, foveal_answers(model, test, marked, plan))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from siftlens.attention.calls import AttentionCall, token_change
 from siftlens.attention.coverage import READABLE
 from siftlens.attention.isolation import check_isolation
+from siftlens.attention.memory import remembered
 from siftlens.attention.prefix import name_prefix
 from siftlens.attention.trial import Trial
 from siftlens.core import CaptureError, PatchGrid, TokenLayout
@@ -24,7 +25,8 @@ _AMPLITUDE = 10.0  # of the changed pixel, in the model's normalised units: far 
 def find_layout(model: nn.Module, images: Float[Tensor, "batch channel height width"]) -> TokenLayout:
     """Find the patch grid and the prefix tokens of a model, by changing pixels and watching tokens.
 
-    Costs about ten images' forward passes; hooks of your own on the model see them too.
+    Costs some tens of images' forward passes; hooks of your own on the model see them too. What was found is kept for
+    as long as the model stays as it was, and for calls of the same form.
 
     Args:
         model: a vision transformer, called as `model(images)`.
@@ -42,6 +44,10 @@ def find_layout(model: nn.Module, images: Float[Tensor, "batch channel height wi
 
 def layout_of(trial: Trial) -> TokenLayout:
     """The same for a model called in any way."""
+    return remembered(trial, "layout", lambda: _tried(trial))
+
+
+def _tried(trial: Trial) -> TokenLayout:
     assert trial.images is not None
     probes = _probes(trial.images)
     height, width = trial.images.shape[-2:]
@@ -73,6 +79,10 @@ def given_grid(trial: Trial, grid: PatchGrid) -> TokenLayout:
     """
     if trial.images is not None:
         grid.expect_covers(*trial.images.shape[-2:])
+    return remembered(trial, grid, lambda: _behind_prefix(trial, grid))
+
+
+def _behind_prefix(trial: Trial, grid: PatchGrid) -> TokenLayout:
     call, where = trial.first_attention(None if trial.images is None else trial.images[:1])
     prefix = call.shape[3] - grid.patches
     if prefix < 0:

@@ -13,6 +13,7 @@ from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import given_grid, layout_of
+from siftlens.attention.memory import forget
 from siftlens.attention.reading import LayerReading, Reading
 from siftlens.attention.trial import Trial, on_trial
 from siftlens.attention.weights import KeyWeights
@@ -42,8 +43,8 @@ def read_attention(
         model: a PyTorch vision transformer in evaluation mode; any code that ends in torch's attention operators.
         channels: weights W on the patches as keys, (patch, channel), or (batch, patch, channel).
         grid: how the image is cut into patches; found on the model itself where it is called on images. A
-            `TokenLayout` also tells class tokens from registers, and is taken as it is. Otherwise each context costs
-            trial runs of some ten images: in a loop, pass the first `reading.layout` to the contexts that follow.
+            `TokenLayout` also tells class tokens from registers, and is taken as it is. Otherwise the first context on
+            a model, and one after each change of it, costs trial runs of some tens of images.
         entropy: also compute the entropy of every row.
         weighting: "attention", or "value_norm" to weight each key by the norm of its value vector.
 
@@ -143,6 +144,8 @@ class _Session:
             for hook in hooks:
                 hook.remove()
             self.running.close()
+            if self.state != "done":
+                forget(self.model)  # what was found may not hold any more
 
     def expect_forward(self) -> None:
         if self.state == "waiting":

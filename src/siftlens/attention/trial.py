@@ -71,6 +71,12 @@ class Trial:
         first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         self.images = first if first is not None and first.ndim == 4 else None
 
+    @property
+    def others(self) -> list[tuple[int | str, Any]]:
+        """The arguments beside the images, by place or name."""
+        given: list[tuple[int | str, Any]] = [*enumerate(self._args), *self._kwargs.items()]
+        return [(place, value) for place, value in given if value is not self.images]
+
     def noise(self, count: int) -> Float[Tensor, "image channel height width"]:
         """Images of Gaussian noise, always the same, in the size, type and place of the call's own."""
         assert self.images is not None

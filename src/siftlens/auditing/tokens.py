@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,10 +45,9 @@ class TokenAccess:
 
     def __init__(self, model: nn.Module, layout: TokenLayout, example: Float[Tensor, "image channel height width"]):
         refuse_unreadable(model)
-        self._model, self._layout = model, layout
+        self._of, self._layout = ref(model), layout
         noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
         frames = _frames(model, layout, noise)
-        self._modules = dict(model.named_modules())
         candidates = (tuple(names[min(depth, len(names) - 1)] for names in frames) for depth in range(len(frames[0])))
         found = next((blocks for blocks in candidates if self._can_change(blocks, noise)), None)
         if found is None:
@@ -57,6 +57,13 @@ class TokenAccess:
                 "first block, or given to blocks or to fused attention"
             )
         self.blocks = found
+
+    @property
+    def _model(self) -> nn.Module:
+        """Not held: what is known of a model must not keep it alive."""
+        model = self._of()
+        assert model is not None
+        return model
 
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:
@@ -105,7 +112,7 @@ class TokenAccess:
             tokens = output[0] if isinstance(output, tuple | list) else output
             found.append(tokens[:, self._layout.prefix :].detach())
 
-        handle = self._modules[self.blocks[layer]].register_forward_hook(note)
+        handle = self._model.get_submodule(self.blocks[layer]).register_forward_hook(note)
         try:
             yield found
         finally:
@@ -117,7 +124,7 @@ class TokenAccess:
             place = self._place_of_tokens(args, kwargs)
             return _with(args, kwargs, place, lambda value, here: change(value) if here else value)
 
-        handle = self._modules[name].register_forward_pre_hook(hook, with_kwargs=True)
+        handle = self._model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
         try:
             yield
         finally:
@@ -143,7 +150,7 @@ class TokenAccess:
 
         with ExitStack() as stack:
             for name, hook in zip(names, (first, *[later] * (len(names) - 1)), strict=True):
-                handle = self._modules[name].register_forward_pre_hook(hook, with_kwargs=True)
+                handle = self._model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
             stack.enter_context(CutBiases(positions))
             yield

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from siftlens.attention.capture import without_fast_path
 from siftlens.attention.coverage import refuse_unreadable
+from siftlens.attention.memory import forget
 from siftlens.attention.trial import on_trial
 from siftlens.core import CaptureError, InputError
 from siftlens.models import LoadedModel
 from siftlens.prompting.biases import Biases
 from siftlens.prompting.contrast import class_scores
 from siftlens.prompting.patches import even, highest, painted_over
-from siftlens.prompting.plan import Plan
+from siftlens.prompting.plan import Plan, plan_of
 from siftlens.prompting.policy import Policy
 from siftlens.prompting.steering import Steering
 
@@ -30,12 +31,11 @@ class Prompting:
     """A prompt at work.
 
     Attributes:
-        plan: what was found out about the model; None before its first forward pass. Pass it to the contexts that
-            follow, and they need no trial runs.
+        plan: what was found out about the model; None before its first forward pass.
     """
 
-    def __init__(self, model: nn.Module, policy: Policy, maps: Tensor, plan: Plan | None):
-        self.plan = plan
+    def __init__(self, model: nn.Module, policy: Policy, maps: Tensor):
+        self.plan: Plan | None = None
         self._model, self._policy, self._maps = model, policy, maps
         self._thread = threading.get_ident()
         self._running = ExitStack()
@@ -90,9 +90,7 @@ class Prompting:
         if policy.does_nothing:
             return None
         images = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-        if self.plan is None or images is None or not self.plan.fits(images):
-            self.plan = Plan(model, args, kwargs)
-        plan = self.plan
+        plan = self.plan = plan_of(model, args, kwargs)
         assert images is not None
         maps = self._fitting(len(images), plan).to(images.device)
         plan.expect(policy)
@@ -121,7 +119,8 @@ class Prompting:
         if self._policy.biased and self._steering.sites != self.plan.sites:
             raise CaptureError(
                 f"{type(model).__name__}: {self._steering.sites} calls looked like attention, {self.plan.sites} when "
-                "it was tried; a model whose code changes from pass to pass cannot be prompted (leave out plan=)"
+                "it was tried; a model whose code changes from pass to pass cannot be prompted, one that was changed "
+                "meanwhile is tried anew in the next context"
             )
         return self._contrasted(output) if self._policy.contrasts else None
 
@@ -171,28 +170,25 @@ def _checkpointing(module: nn.Module) -> bool:
 
 
 @contextmanager
-def prompt(
-    model: nn.Module | LoadedModel, policy: Policy, maps: Float[Tensor, "..."], *, plan: Plan | None = None
-) -> Iterator[Prompting]:
+def prompt(model: nn.Module | LoadedModel, policy: Policy, maps: Float[Tensor, "..."]) -> Iterator[Prompting]:
     """Run a model under a policy. Its weights never change, and it is as before on leaving, error or not.
 
     A policy that does nothing (`Policy.does_nothing`) leaves every bit of the output as it is. Inside, functions that
-    torch.compile made run as they were written: a graph would hide the attention.
+    torch.compile made run as they were written: a graph would hide the attention. The first forward pass, and one after
+    each change of the model, is preceded by trial runs on noise.
 
     Args:
         model: a PyTorch vision transformer in evaluation mode, called on images, or one from `siftlens.load_model`.
         policy: what is done.
         maps: a number per patch of each image, (image, patch), row by row; higher = keep. For a bias it is g itself:
             0 moves nothing, and the size matters. For all else only the order matters.
-        plan: of an earlier context on the same model and input size, its `Prompting.plan`; without it, the first
-            forward pass is preceded by trial runs.
 
     Yields:
         The prompt, with the plan that it found.
 
     Raises:
         InputError: maps that do not fit or are not finite, layers or heads that are not there, a share that leaves no
-            patch, no class head for a contrast, a plan of another model.
+            patch, no class head for a contrast.
         CaptureError: a model whose attention cannot be read, whose tokens cannot be dropped, that is compiled, prompted
             already, or called from another thread; no forward pass inside.
 
@@ -212,9 +208,7 @@ def prompt(
     if not bool(torch.isfinite(maps).all()):
         raise InputError(f"maps must be finite, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")
     refuse_unreadable(model)
-    if plan is not None and not plan.is_of(model):
-        raise InputError("the plan is of another model; leave out plan=, or pass that of a context on this one")
-    prompting = Prompting(model, policy, maps, plan)
+    prompting = Prompting(model, policy, maps)
     with _lock:
         expect_unprompted(model)
         _prompted.add(model)
@@ -222,6 +216,9 @@ def prompt(
         with torch.compiler.set_stance("force_eager"), prompting.attached():
             yield prompting
         prompting.expect_forward()
+    except CaptureError:
+        forget(model)  # what was found may not hold any more
+        raise
     finally:
         with _lock:
             _prompted.discard(model)

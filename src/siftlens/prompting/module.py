@@ -22,7 +22,7 @@ from siftlens.models.checkpoints import hash_weights
 from siftlens.models.given import AS_LOADED, Normalize, normalization_of
 from siftlens.prompting.context import expect_unprompted, prompt
 from siftlens.prompting.maps import cue_rows, expect_grid, expect_same_model, kinds_of, mixed_maps
-from siftlens.prompting.plan import Plan
+from siftlens.prompting.plan import Plan, plan_of
 from siftlens.prompting.policy import Policy
 
 AUDIT = "audit"
@@ -51,7 +51,7 @@ class Prompted(nn.Module):
         super().__init__()
         self.model, self.policy, self.audit = model, policy, audit
         self._normalization, self._weights_hash = normalization, weights_hash
-        self._plan: Plan | None = None
+        self._grid: PatchGrid | None = None
         self.train(model.training)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -86,7 +86,7 @@ class Prompted(nn.Module):
         Raises:
             CaptureError: the model cannot be prompted.
         """
-        with _turn, prompt(self.model, self.policy, maps, plan=self._plan):
+        with _turn, prompt(self.model, self.policy, maps):
             return self.model(*args, **kwargs)
 
     @torch.no_grad()
@@ -141,14 +141,14 @@ class Prompted(nn.Module):
         Raises:
             InputError: it has seen none.
         """
-        if self._plan is None:
+        if self._grid is None:
             raise InputError("the patches are known once the prompted model has seen images; call it first")
-        return self._plan.layout.grid
+        return self._grid
 
     def _planned(self, x: Tensor) -> Plan:
-        if self._plan is None or not self._plan.fits(x):
-            self._plan = Plan(self.model, (x,), {})
-        return self._plan
+        plan = plan_of(self.model, (x,), {})
+        self._grid = plan.layout.grid
+        return plan
 
     def _pixels(self, x: Tensor) -> list[UInt8[np.ndarray, "height width 3"]]:
         """The images before normalisation."""

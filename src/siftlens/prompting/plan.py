@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import layout_of
+from siftlens.attention.memory import remembered
 from siftlens.attention.trial import Trial, trying
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import CaptureError, InputError, TokenLayout
@@ -25,8 +27,7 @@ _MOVED = 0.9  # share of the attention that must follow it
 class Plan:
     """What a prompt needs to know of a model: its tokens, and which of its calls are which layer's attention.
 
-    Costs some trial runs on a few images of noise. It stays good for as long as the model's code, input size, type and
-    device stay the same.
+    Costs some trial runs on a few images of noise; `plan_of` keeps what they found.
 
     Args:
         model: a vision transformer in evaluation mode, called on images.
@@ -55,17 +56,15 @@ class Plan:
         self.heads: tuple[int, ...] = ()
         self.layer_of: dict[int, int | None] = {}
         self.sites = 0
-        self._model, self._like = model, _likeness(trial.images)
-        self._example = trial.noise(2)
+        self._of, self._example = ref(model), trial.noise(2)
         self._find_sites(trial)
 
-    def is_of(self, model: nn.Module) -> bool:
-        """Whether the plan was made of this very module."""
-        return self._model is model
-
-    def fits(self, images: Float[Tensor, "image channel height width"]) -> bool:
-        """Whether the plan was made for images of this size, type and device."""
-        return self._like == _likeness(images)
+    @property
+    def _model(self) -> nn.Module:
+        """Not held: what is known of a model must not keep it alive."""
+        model = self._of()
+        assert model is not None
+        return model
 
     @cached_property
     def access(self) -> TokenAccess:
@@ -159,5 +158,6 @@ class Plan:
         self.heads, self.sites = tuple(heads), steering.sites
 
 
-def _likeness(images: Tensor) -> tuple[Any, ...]:
-    return (tuple(images.shape[1:]), images.dtype, images.device)
+def plan_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+    """The plan of a model and of calls of this form; tried anew only where the model is not as it was."""
+    return remembered(Trial(model, args, kwargs), "plan", lambda: Plan(model, args, kwargs))

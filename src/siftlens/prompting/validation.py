@@ -64,7 +64,7 @@ class Validation:
         """Which images are answered rightly under a policy."""
         answers = []
         for here, x in self.batches():
-            with prompt(self.model.module, policy, maps[here], plan=self.plan):
+            with prompt(self.model.module, policy, maps[here]):
                 answers.append(logits_of(self.model.module, x).argmax(dim=1).cpu())
         return np.asarray(torch.cat(answers).numpy() == self.logit)
 
