@@ -84,10 +84,26 @@ class Tokens(Scores):
         return self.attn(self.embed(x).flatten(2).transpose(1, 2))
 
 
+@pytest.mark.parametrize("name", ["timm-deit-distilled", "timm-dinov2-registers", "timm-dinov3", "torchvision"])
+@pytest.mark.parametrize("halves", [torch.bfloat16, torch.float16, "autocast"])
+def test_rounding_to_halves_is_not_taken_for_positions(name, halves):
+    """The trial is in float32 and leaves what comes after it as it was, autocast's memory of weights included."""
+    model, x, layout, single = access_of(name)
+    autocast = halves == "autocast"
+    if not autocast:
+        model, x = model.to(halves), x.to(halves)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        before = model(x)
+        access = TokenAccess(model, layout, x)
+        assert torch.equal(model(x), before)
+    assert access.blocks == single.blocks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", [Scores, Tokens])
-def test_models_that_cannot_lose_a_token_are_refused(kind):
+def test_models_that_cannot_lose_a_token_are_refused(kind, dtype):
     """Positions where nobody can follow them; a row for every token instead of logits."""
-    model, x = kind().eval(), torch.zeros(1, 3, 12, 20)
+    model, x = kind().eval().to(dtype), torch.zeros(1, 3, 12, 20, dtype=dtype)
     layout = find_layout(model, x)
     with pytest.raises(CaptureError, match="its tokens cannot be dropped"):
         TokenAccess(model, layout, x)

@@ -131,7 +131,7 @@ def test_a_model_without_a_head_has_no_answers(place, tmp_path):
     code, out, err = run(place, *arguments, "--model", f"{place}/headless.py:factory")
     assert (code, out) == (2, "")
     assert (
-        "expected a class head, logits of shape (64, at least 2 classes), got (64, 64) from a model of 0 classes" in err
+        "expected a class head, logits of shape (2, at least 2 classes), got (2, 64) from a model of 0 classes" in err
     )
     assert not (tmp_path / "out").exists()
 

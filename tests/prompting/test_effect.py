@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+import pandas as pd
 import torch
 
 from siftlens.core import PatchGrid
 from siftlens.prompting import Bias, Contrast, PixelMask, Policy, TokenChoice
-from siftlens.prompting.effect import faded, patch_counts
+from siftlens.prompting.effect import Picture, PromptEffect, _Selection, faded, patch_counts
 
 MAPS = torch.tensor([[0.0, -1.0, 0.5, 0.25]])
 
@@ -22,6 +23,24 @@ def test_how_much_patches_count():
     assert counts(tokens=TokenChoice(0.5)) == [0, 0, 1, 1]
     assert counts(pixels=PixelMask(0.25)) == [0, 0, 1, 0]
     assert np.allclose(counts(contrast=Contrast(1.0, 0.5)), [0.5, 0.5, 1, 1])
+
+
+def test_pictures_are_of_each_kind_of_change_alike():
+    kinds = ["mended"] * 9 + ["spoilt"] * 4 + ["other"]
+    chosen = _Selection(6)
+    for row, kind in enumerate(kinds):
+        if chosen.wants(kind):
+            chosen.add(kind, Picture(row, b"", b""))
+    assert [(kinds[one.row], one.row) for one in chosen.chosen] == [
+        *[("mended", row) for row in (0, 1)],
+        *[("spoilt", row) for row in (9, 10, 11)],
+        ("other", 13),
+    ]
+
+
+def test_an_effect_does_not_print_its_pictures():
+    effect = PromptEffect(pd.DataFrame(), (Picture(0, b"before", b"after"),), Policy(), {}, PatchGrid(2, 2, 2, 2))
+    assert "before" not in repr(effect)
 
 
 def test_an_even_map_spares_the_image_but_from_token_choice():

@@ -327,6 +327,42 @@ def test_features_of_a_model_without_a_head_are_no_logits():
         prompted(model, x, Policy(contrast=Contrast(1.0, 0.5)), maps)
 
 
+class Wrapped(torch.nn.Module):
+    def __init__(self, inner, behind=None):
+        super().__init__()
+        self.inner, self.behind = inner, behind or torch.nn.Identity()
+
+    def forward(self, x):
+        return self.behind(self.inner(x))
+
+
+@pytest.mark.parametrize("name", ["timm-vit", "open_clip"])
+def test_features_of_a_wrapped_model_are_no_logits_and_a_head_of_ones_own_makes_them(name):
+    model, x, maps = setting(name)
+    if name == "timm-vit":
+        model.reset_classifier(0)
+    policy, kind = Policy(contrast=Contrast(1.0, 0.5)), type(model).__name__
+    wanted = f"expected a class head, (got the features of a {kind} that has none|.*from a model of 0 classes)"
+    for headless in (model, Wrapped(model).eval()):
+        with pytest.raises(InputError, match=wanted):
+            prompted(headless, x, policy, maps)
+    head = torch.nn.Linear(plain(model, x).shape[1], 5)
+    assert prompted(Wrapped(model, head).eval(), x, policy, maps).shape == (len(x), 5)
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 1e38), (torch.float64, 1e307), (torch.bfloat16, 1e38)])
+def test_a_bias_beyond_what_scores_can_hold_is_refused(dtype, largest):
+    model, x, maps = setting()
+    model, x, maps = model.to(dtype), x.to(dtype), maps.double()
+    maps[0, 3] = -largest
+    with pytest.raises(
+        InputError, match=r"strength 50 by maps of up to 1e\+\d+ is more than torch\..* scores can hold"
+    ):
+        prompted(model, x, Policy(bias=(Bias(20.0), Bias(30.0))), maps)
+    maps[0, 3] = -1e3
+    assert prompted(model, x, Policy(bias=(Bias(20.0), Bias(30.0))), maps).isfinite().all()
+
+
 def test_a_context_without_a_forward_pass_is_an_error():
     model, _, maps = setting()
     with pytest.raises(CaptureError, match="no forward pass of the model ran inside"), prompt(model, STRONG, maps):
@@ -342,8 +378,9 @@ def test_nesting_is_refused_and_other_models_are_left_alone():
         with prompt(other, STRONG, maps):
             inner = other(x)
         model(x)
-        with pytest.raises(CaptureError, match="is prompted already"), prompt(model, STRONG, maps):
-            pass
+        for again in (model, Wrapped(model).eval(), model.blocks[0]):
+            with pytest.raises(CaptureError, match="is prompted already"), prompt(again, STRONG, maps):
+                pass
     assert torch.equal(inner, prompted(other, x, STRONG, maps))
 
 

@@ -75,6 +75,18 @@ def test_the_same_images_give_the_same_policy(leaning, audit):
     assert tuned(leaning, audit) == tuned(leaning, audit, batch_size=17)
 
 
+def test_numbers_stand_for_the_models_classes(leaning):
+    def named(images):
+        return [("plain", "striped")[image.label] for image in images]
+
+    source = open_images(pixels_of(TAUGHT))
+    loaded = replace(as_loaded(leaning, source, None, None), classes=("plain", "striped"))
+    audit = siftlens.audit(loaded, pixels_of(TAUGHT), named(TAUGHT), vocabularies=("colour",))
+    policy = tune_prompt(loaded, audit, pixels_of(HELD_OUT), named(HELD_OUT))
+    assert policy != Policy.identity()
+    assert tune_prompt(loaded, audit, pixels_of(HELD_OUT), labels_of(HELD_OUT)) == policy
+
+
 def test_nothing_harmful_nothing_done():
     upright = Leaning(on_object=1, on_cue=0).eval()
     assert tuned(upright, audited(upright)) == Policy.identity()

@@ -8,6 +8,8 @@ from weakref import ref
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
@@ -16,12 +18,32 @@ from siftlens.auditing.positions import CutBiases, Positions
 from siftlens.core import CaptureError, TokenLayout
 
 _SAME = 1e-3  # share of the logits' spread that rounding may change them by
+_HALVES = (torch.bfloat16, torch.float16)
 
 Change = Callable[[Float[Tensor, "image token dim"]], Float[Tensor, "image kept dim"]]
 
 
 class _Stop(BaseException):
     """Ends a forward pass before the first block; not an Exception, so that no model catches it."""
+
+
+class _InSingle(TorchDispatchMode):
+    """Every operator computes in float32 where it would in halves; what it writes into must be no half."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = tree_map(_single, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _single(given: Any) -> Any:
+    if isinstance(given, Tensor):
+        return given.float() if given.dtype in _HALVES else given
+    return torch.float32 if isinstance(given, torch.dtype) and given in _HALVES else given
 
 
 class TokenAccess:
@@ -172,14 +194,15 @@ class TokenAccess:
     @torch.no_grad()
     def _can_change(self, blocks: Sequence[str], noise: Tensor) -> bool:
         """Whether patches before the first of these modules can be reordered without effect, and dropped."""
-        patches = self._layout.grid.patches
+        patches, device = self._layout.grid.patches, noise.device.type
         mixed = torch.randperm(patches, generator=torch.Generator().manual_seed(0)).expand(len(noise), -1)
-        before = self._model(noise)
         try:
-            with self._keeping(blocks, mixed):
-                reordered = self._model(noise)
-            with self._keeping(blocks, mixed[:, : patches // 2]):
-                fewer = self._model(noise)
+            with torch.autocast(device, enabled=False), _InSingle():  # halves round by more than positions may do
+                before = self._model(noise)
+                with self._keeping(blocks, mixed):
+                    reordered = self._model(noise)
+                with self._keeping(blocks, mixed[:, : patches // 2]):
+                    fewer = self._model(noise)
         except (StopIteration, RuntimeError, ValueError, LookupError, AssertionError, AttributeError, TypeError):
             return False
         if not before.shape == reordered.shape == fewer.shape:

@@ -105,6 +105,7 @@ class Prompting:
             kept = highest(maps, policy.tokens.keep)
             maps = maps.gather(1, kept)
         if policy.biased:
+            _expect_finite(policy, maps, images)
             self._running.enter_context(without_fast_path())
             self._steering = self._running.enter_context(Steering(Biases(policy, plan, maps)))
         if policy.chooses:  # last, so that a model's own biases are cut before any is added
@@ -154,14 +155,28 @@ class Prompting:
 
 
 def expect_unprompted(model: nn.Module) -> None:
-    """Check that neither a model nor one that it is a part of is being prompted.
+    """Check that neither a model, nor one that it is a part of, nor a part of it is being prompted.
 
     Raises:
         CaptureError: one is.
     """
     with _lock:
-        if any(part is model for other in _prompted for part in other.modules()):
+        around = any(part is model for other in _prompted for part in other.modules())
+        if around or any(part in _prompted for part in model.modules()):
             raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
+
+
+def _expect_finite(policy: Policy, maps: Tensor, images: Tensor) -> None:
+    """Check that what is added to the scores is a number in the type that they are computed in, with room to spare."""
+    autocast = torch.is_autocast_enabled(images.device.type)
+    dtype = torch.get_autocast_dtype(images.device.type) if autocast else images.dtype
+    strength = max(abs(sum(part.strength for part in policy.bias)), *(abs(part.strength) for part in policy.bias))
+    largest, limit = float(maps.abs().max()), torch.finfo(dtype).max / 4
+    if strength * largest > limit:
+        raise InputError(
+            f"a bias of strength {strength:g} by maps of up to {largest:g} is more than {dtype} scores can hold; "
+            f"keep their product below {limit:g}"
+        )
 
 
 def _checkpointing(module: nn.Module) -> bool:

@@ -27,6 +27,12 @@ def class_scores(model: nn.Module, output: Any, images: int) -> Float[Tensor, "i
     return scores
 
 
+def without_class_head(part: nn.Module) -> bool:
+    """Whether a part of a model says of itself that it returns features: timm's backbones, open_clip's towers."""
+    classes = getattr(part, "num_classes", None)
+    return classes == 0 if isinstance(classes, int) else type(part).__module__.startswith("open_clip.")
+
+
 def hint_of(output: Any) -> str:
     """What to do about a model that returns its logits among other things."""
     if not isinstance(getattr(output, "logits", None), Tensor):

@@ -1,7 +1,7 @@
 """What a prompt changes: a model's answers before and after, image by image, with pictures of what changed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from siftlens.core import InputError, NothingReadableError, PatchGrid
 from siftlens.data import ImageSource, Jpeg, Unreadable, as_jpeg, decode
 from siftlens.interrelation.forward import to_input
 from siftlens.models import LoadedModel
-from siftlens.prompting.contrast import class_scores
 from siftlens.prompting.maps import cue_patches, cue_rows
 from siftlens.prompting.module import Prompted
 from siftlens.prompting.patches import even, highest
@@ -56,16 +55,16 @@ class PromptEffect:
             probability; under a contrast, softmax of the contrasted scores), after_p_before (the probability that the
             answer after had before), changed, cues (those that it holds, of the ones suppressed), cue_share (of its
             patches); None and NaN without an audit's cues.
-        pictures: of the first images whose answer changed.
+        pictures: of images whose answer changed, at most 24, of each kind of change alike: label, answer before, after.
         policy: what was done.
         info: model, settings, counts, images set aside, in JSON values.
         grid: the patches.
     """
 
     table: pd.DataFrame
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture, ...] = field(repr=False)  # megabytes
     policy: Policy
-    info: Mapping[str, Any]
+    info: Mapping[str, Any] = field(repr=False)
     grid: PatchGrid
 
     @property
@@ -107,6 +106,34 @@ class PromptEffect:
         return None if large is None or large.empty else (float(large["before"].min()), float(large["after"].min()))
 
 
+class _Selection:
+    """Pictures of each kind alike, as they come: where there are too many, the last of the most frequent kind goes.
+
+    Args:
+        most: pictures to keep.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._kinds: dict[Hashable, list[Picture]] = {}
+
+    @property
+    def chosen(self) -> tuple[Picture, ...]:
+        """Those kept, in the order of their rows."""
+        return tuple(sorted((one for kind in self._kinds.values() for one in kind), key=lambda picture: picture.row))
+
+    def wants(self, kind: Hashable) -> bool:
+        """Whether one more of a kind would be kept."""
+        counts = [len(pictures) for pictures in self._kinds.values()]
+        return sum(counts) < self._most or len(self._kinds.get(kind, ())) + 1 < max(counts)
+
+    def add(self, kind: Hashable, picture: Picture) -> None:
+        """Keep a picture."""
+        self._kinds.setdefault(kind, []).append(picture)
+        if sum(map(len, self._kinds.values())) > self._most:
+            max(self._kinds.values(), key=len).pop()
+
+
 def measure_effect(
     model: LoadedModel,
     better: Prompted,
@@ -129,14 +156,15 @@ def measure_effect(
         ModelError: the model returns no finite logits.
     """
     rows: list[dict[str, Any]] = []
-    pictures: list[Picture] = []
+    pictures = _Selection(PICTURES)
     aside: list[list[str]] = []
     outputs = 0
     for refs, pixels in _batches(source, model, batch_size, aside):
         x = to_input(pixels, model.normalization, model.device, model.dtype)
         maps = better.maps(x)
+        if not rows:
+            better.planned(x).expect_class_head()
         before = logits_of(model.module, x)
-        class_scores(model.module, before, len(x))
         after = logits_of(partial(better.under, maps), x)
         outputs = before.shape[1]
         cues, shares = _cues(better, x, pixels)
@@ -147,9 +175,10 @@ def measure_effect(
                 row |= {name: answer, f"{name}_p": float(logits.softmax(dim=0)[answer])}
             row["after_p_before"] = float(before[place].softmax(dim=0)[row["after"]])
             row |= {"changed": row["before"] != row["after"], "cues": cues[place], "cue_share": shares[place]}
-            if row["changed"] and len(pictures) < PICTURES:
+            kind = (ref.group, row["before"], row["after"])
+            if row["changed"] and pictures.wants(kind):
                 counts = patch_counts(better.policy, maps[place : place + 1])[0]
-                pictures.append(_picture(len(rows), pixels[place], counts, better.grid))
+                pictures.add(kind, _picture(len(rows), pixels[place], counts, better.grid))
             rows.append(row)
         progress("images", len(rows) + len(aside), len(source))
     if not rows:
@@ -164,7 +193,7 @@ def measure_effect(
         "set_aside": aside,
         "labels_match": labels_match,
     }
-    return PromptEffect(table, tuple(pictures), better.policy, info, better.grid)
+    return PromptEffect(table, pictures.chosen, better.policy, info, better.grid)
 
 
 def patch_counts(policy: Policy, maps: Float[Tensor, "image patch"]) -> Float[np.ndarray, "image patch"]:

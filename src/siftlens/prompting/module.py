@@ -92,13 +92,13 @@ class Prompted(nn.Module):
     @torch.no_grad()
     def maps(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch"]:
         """The maps of these images, higher = keep."""
-        grid = self._planned(x).layout.grid
+        grid = self.planned(x).layout.grid
         return mixed_maps(self._pixels(x), grid, self.policy.maps, self.audit, self.tokens(x)).to(x.device)
 
     @torch.no_grad()
     def tokens(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch dim"] | None:
         """Tokens of the audit's layer, where the suppressed cues are made of them; else None."""
-        plan, audit = self._planned(x), self.audit
+        plan, audit = self.planned(x), self.audit
         if audit is None:
             return None
         expect_grid(audit, plan.layout.grid)
@@ -145,7 +145,8 @@ class Prompted(nn.Module):
             raise InputError("the patches are known once the prompted model has seen images; call it first")
         return self._grid
 
-    def _planned(self, x: Tensor) -> Plan:
+    def planned(self, x: Float[Tensor, "image 3 height width"]) -> Plan:
+        """What is known of the model, called on such images."""
         plan = plan_of(self.model, (x,), {})
         self._grid = plan.layout.grid
         return plan

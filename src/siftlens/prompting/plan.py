@@ -16,7 +16,7 @@ from siftlens.attention.memory import remembered
 from siftlens.attention.trial import Trial, trying
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import CaptureError, InputError, TokenLayout
-from siftlens.prompting.contrast import class_scores, hint_of
+from siftlens.prompting.contrast import class_scores, hint_of, without_class_head
 from siftlens.prompting.policy import Policy
 from siftlens.prompting.steering import AddedBias, Site, Steering
 
@@ -73,7 +73,7 @@ class Plan:
         Raises:
             CaptureError: they cannot be dropped one by one.
         """
-        output = self._output
+        output, _ = self._answer
         if not isinstance(output, Tensor) or output.ndim != 2:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise CaptureError(
@@ -84,10 +84,34 @@ class Plan:
             return TokenAccess(self._model, self.layout, self._example)
 
     @cached_property
-    def _output(self) -> Any:
-        """What the model makes of noise."""
-        with torch.no_grad(), trying():
-            return self._model(self._example)
+    def _answer(self) -> tuple[Any, str | None]:
+        """What the model makes of noise, and what kind of part without a class head returned just that, if any did."""
+        returned: list[tuple[str, Any]] = []
+
+        def note(part: nn.Module, _: Any, output: Any) -> None:
+            returned.append((type(part).__name__, output))
+
+        hooks = [part.register_forward_hook(note) for part in self._model.modules() if without_class_head(part)]
+        try:
+            with torch.no_grad(), trying():
+                output = self._model(self._example)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return output, next((kind for kind, own in returned if own is output), None)
+
+    def expect_class_head(self) -> None:
+        """Check that the model's output is scores of classes.
+
+        Raises:
+            InputError: it is not.
+        """
+        output, bare = self._answer
+        class_scores(self._model, output, len(self._example))
+        if bare is not None:
+            raise InputError(
+                f"expected a class head, got the features of a {bare} that has none; put a classifier behind it"
+            )
 
     def expect(self, policy: Policy) -> None:
         """Check that the layers and heads of a policy are there, and its tokens within reach.
@@ -107,7 +131,7 @@ class Plan:
                         f"layer {layer} has heads 0 to {self.heads[layer] - 1}, got {', '.join(map(str, wrong))}"
                     )
         if policy.contrasts:
-            class_scores(self._model, self._output, len(self._example))
+            self.expect_class_head()
         if policy.chooses or policy.contrasts:
             _ = self.access
 

@@ -70,7 +70,8 @@ def tune_prompt(
         audit: of it.
         validation: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a
             collection of images, as for `siftlens.audit`.
-        labels: class of each image; None for the first folder of its path.
+        labels: class of each image, named as in the audit, or the number of the model's output; None for the first
+            folder of its path.
         normalize: what the model expects of pixels in [0, 1]; not needed for a loaded model.
         max_loss: by how much the average accuracy may fall, in [0, 1].
         average: what must not fall further: "groups", the average over groups alike; "images", that and the plain

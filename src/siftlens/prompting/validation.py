@@ -17,7 +17,7 @@ from siftlens.interrelation.forward import to_input
 from siftlens.models import LoadedModel
 from siftlens.prompting.context import prompt
 from siftlens.prompting.maps import cue_patches, harmful_rows, kinds_of
-from siftlens.prompting.plan import Plan
+from siftlens.prompting.plan import Plan, plan_of
 from siftlens.prompting.policy import Policy
 
 FEW = 8  # images of a group below which its accuracy says nothing
@@ -135,6 +135,10 @@ def read_validation(
             f"expected a label for each of {len(refs)} images, got {sum(map(bool, named))}; put every image into a "
             "folder named after its class, or pass labels"
         )
+    rows = harmful_rows(audit)
+    cued = set(audit.cues["label"].iloc[list(rows)])
+    if model.classes and not cued & set(named) and all(name.isdecimal() for name in named):
+        named = [model.classes[int(name)] if int(name) < len(model.classes) else name for name in named]
     pixels, names, aside = [], [], []
     for ref, name in zip(refs, named, strict=True):
         try:
@@ -148,9 +152,7 @@ def read_validation(
     first = model_input(model, pixels[:1])
     logit = match_logits(model, classes, logits_of(model.module, first).shape[1])
     labels_index = np.array([classes.index(name) for name in names])
-    plan = Plan(model.module, (first,), {})
-    rows = harmful_rows(audit)
-    cued = set(audit.cues["label"].iloc[list(rows)])
+    plan = plan_of(model.module, (first,), {})
     if not cued & set(classes):
         raise InputError(
             f"the audit's harmful cues are of {', '.join(map(repr, sorted(cued)))}, but the labels are "
