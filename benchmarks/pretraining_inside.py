@@ -18,7 +18,7 @@ import machine
 import siftlens
 from pretraining_arms import ARMS, BASE, settings_of
 from pretraining_study import SEEDS, loaded, name_of
-from pretraining_summary import mean_of
+from pretraining_summary import CONTROLS, mean_of
 from siftlens.pretraining.build import build
 
 PAGE = figures.ROOT / "docs" / "pretraining-inside.md"
@@ -51,7 +51,10 @@ def look(data: Path, found: dict[str, Any], limit: int, folder: Path) -> dict[st
 
 
 def table(seeds: list[dict[str, Any]], statistic: str) -> str:
-    """Encoders in rows, layers in columns: the mean over heads and seeds, and the difference from random masks."""
+    """Encoders in rows, layers in columns: the mean over heads and seeds, and the difference from random masks.
+
+    Then each guided arm less its control: what is due to the keypoints being the image's own.
+    """
     names = [name for name in seeds[0] if all(name in seed for seed in seeds)]
     effects = {name: np.array([seed[name][statistic] for seed in seeds]) for name in names}  # (seed, layer)
     first = effects[names[0]]
@@ -64,6 +67,10 @@ def table(seeds: list[dict[str, Any]], statistic: str) -> str:
                 f"{mean}; {mean_of(gap).told(3, sign='+')}" for mean, gap in zip(means, (found - first).T, strict=True)
             ]
         told += f"\n| {name} | {' | '.join(means)} |"
+    for arm, control in CONTROLS:
+        if arm in effects and control in effects:
+            gaps = [mean_of(gap).told(3, sign="+") for gap in (effects[arm] - effects[control]).T]
+            told += f"\n| {arm} less {control} | {' | '.join(gaps)} |"
     return told
 
 

@@ -27,7 +27,8 @@ def guidance_table(result: Mapping[str, Any]) -> str:
 
 def once_table(result: Mapping[str, Any]) -> str:
     """What is done once, against what is done in every epoch."""
-    each, study = result["milliseconds_per_image"], result["study"]
+    study = result["study"]
+    each = study["milliseconds_per_image"]
     names = {
         "decoding": "decoding and resizing a file to 128 px, once",
         "decoding and detection": "the same with detection, once, if guided",
@@ -40,7 +41,7 @@ def once_table(result: Mapping[str, Any]) -> str:
     return (
         f"{told}\n\nOf all 9469 images, decoding takes {study['decoding_seconds']:.0f} s, detection "
         f"{study['detection_seconds']:.0f} s, and an epoch of the random arm {epoch:.0f} s; decoded anew in every "
-        f"epoch, images would make it {100 * study['decoding_seconds'] / epoch:.0f} % longer."
+        f"epoch, images would make it {100 * study['decoding_seconds'] / epoch:.0f} % longer. {figures.source(study)}"
     )
 
 

@@ -33,8 +33,9 @@ from pretraining_arms import ARMS, BASE, settings_of
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
 FEWEST = 3  # seeds from which a spread is told
-CONTROLS = (  # what an arm adds to its control: keypoints of the image's own, or keypoints at all
+CONTROLS = (  # what an arm adds to its control: keypoints of the image's own, not gradients, or keypoints at all
     ("keypoint-high", "other-image"),
+    ("keypoint-high", "gradient"),
     ("keypoint-partial", "random-partial"),
     ("keypoint-fewer", "random-fewer"),
 )
@@ -159,7 +160,8 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
 def controls(runs: dict[tuple[str, int, int], Any]) -> str:
     """What decides what keypoints earn: each guided arm less its control, paired by seed."""
     told = "| | epochs | seeds | linear probe, points | k-NN, points |\n|---|---:|---:|---:|---:|"
-    for epochs, (arm, control) in product(EPOCHS, CONTROLS):
+    budgets = sorted({budget for longest in EPOCHS for budget in (longest, longest // 2)}, reverse=True)
+    for epochs, (arm, control) in product(budgets, CONTROLS):
         seeds = [s for s in range(99) if all((a, epochs, s) in runs for a in (arm, control))]
         if len(seeds) < 2:
             continue
