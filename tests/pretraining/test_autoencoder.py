@@ -39,6 +39,11 @@ def shuffled(batch: int = 3) -> torch.Tensor:
     return torch.rand(batch, PATCHES, generator=torch.Generator().manual_seed(4)).argsort(1)
 
 
+def raw_prediction(model, patches, visible, decoded) -> torch.Tensor:
+    own, position = model.positions(model.layout.grid)
+    return model.decoder(model.encode(patches, visible, own), visible, decoded, position)
+
+
 def test_patches_are_cut_row_by_row_and_put_together_again():
     grid = PatchGrid(3, 5, 7, 2)
     whole = torch.randn(2, 3, 21, 10)
@@ -65,7 +70,7 @@ def test_seeing_every_patch_is_timms_own_forward_pass(settings):
     every = torch.arange(PATCHES).expand(3, -1)
     with torch.no_grad():
         model.encoder.pos_embed.normal_()
-        tokens = model.encode(patchify(images(), model.layout.grid), every)
+        tokens = model.encode(patchify(images(), model.layout.grid), every, model.positions(model.layout.grid)[0])
         torch.testing.assert_close(tokens, model.encoder.forward_features(images()), rtol=1e-4, atol=1e-5)
 
 
@@ -77,7 +82,8 @@ def test_masked_pixels_reach_neither_encoder_nor_prediction(kind):
     patches.scatter_(1, masked[:, :, None].expand(-1, -1, patches.shape[2]), 99.0)
     changed = unpatchify(patches, model.layout.grid)
     with torch.no_grad():
-        assert model.encode(patches, visible).shape[1] == 1 + 3  # the visible ones alone
+        own, _ = model.positions(model.layout.grid)
+        assert model.encode(patches, visible, own).shape[1] == 1 + 3  # the visible ones alone
         torch.testing.assert_close(model.predict(changed, visible, masked), model.predict(images(), visible, masked))
 
 
@@ -120,7 +126,7 @@ def test_loss_is_the_mean_over_normalised_pixels_of_decoded_patches():
         loss = float(model(images(), visible, decoded))
         weighted = float(model(images(), visible, decoded, weights))
         patches = patchify(images(), model.layout.grid)
-        predicted = model.decoder(model.encode(patches, visible), visible, decoded).double().numpy()
+        predicted = raw_prediction(model, patches, visible, decoded).double().numpy()
     terms = np.zeros((3, 5))
     for image in range(3):
         for place, patch in enumerate(decoded[image]):
@@ -136,7 +142,7 @@ def test_predictions_to_look_at_have_the_true_mean_and_variance():
     patches = patchify(images() * 3 + 7, model.layout.grid)
     with torch.no_grad():
         found = model.predict(images() * 3 + 7, order[:, :3], order[:, 3:])
-        raw = model.decoder(model.encode(patches, order[:, :3]), order[:, :3], order[:, 3:])
+        raw = raw_prediction(model, patches, order[:, :3], order[:, 3:])
     true = take(patches, order[:, 3:])
     expected = raw * true.std(dim=2, keepdim=True) + true.mean(dim=2, keepdim=True)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

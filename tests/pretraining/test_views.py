@@ -70,10 +70,10 @@ def store_of(images: torch.Tensor) -> KeypointStore:
 def test_map_of_a_view_is_the_mapped_keypoints_patch_by_patch():
     images, drawn = pictures(11), boxes(11)
     place = torch.randperm(11, generator=torch.Generator().manual_seed(0)).numpy()
-    guide = KeypointGuide(store_of(images[np.argsort(place)]), place, GRID)
+    guide = KeypointGuide(store_of(images[np.argsort(place)]), place)
     batch = torch.tensor([3, 7, 3, 0])
     part = Boxes(*(column[batch] for column in vars(drawn).values()))
-    found = guide(batch, batch, part, images)
+    found = guide(batch, batch, part, images, GRID)
     assert found.sum() > 20
     for row, image in enumerate(batch.tolist()):
         box = [int(column[image]) for column in (drawn.left, drawn.top, drawn.width, drawn.height)]
@@ -88,8 +88,8 @@ def test_another_images_map_is_never_ones_own_and_any_others():
     whole = Boxes(*(torch.full((200,), value) for value in (0, 0, SIDE, SIDE)), torch.zeros(200, dtype=torch.bool))
     batch = torch.arange(200) % 5
     keys = image_keys(0, 0, torch.arange(200))
-    own = KeypointGuide(store, np.arange(5), GRID)(batch, keys, whole, images)
-    other = KeypointGuide(store, np.arange(5), GRID, other=True)(batch, keys, whole, images)
+    own = KeypointGuide(store, np.arange(5))(batch, keys, whole, images, GRID)
+    other = KeypointGuide(store, np.arange(5), other=True)(batch, keys, whole, images, GRID)
     whose = [[n for n in range(5) if torch.equal(row, own[n])] for row in other]
     pairs = {(image, found[0]) for image, found in zip(batch.tolist(), whose, strict=True)}
     assert pairs == {(a, b) for a in range(5) for b in range(5) if a != b}
@@ -97,7 +97,7 @@ def test_another_images_map_is_never_ones_own_and_any_others():
 
 def test_gradient_map_is_the_mean_squared_gradient_of_luma():
     views = torch.randint(0, 256, (2, 3, GRID.height, GRID.width), dtype=torch.uint8)
-    found = GradientGuide(GRID)(views, views, boxes(2), views)
+    found = GradientGuide()(views, views, boxes(2), views, GRID)
     luma = (views.double().numpy() * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(1)
     down, right = np.gradient(luma, axis=(1, 2))
     energy = down**2 + right**2
