@@ -10,9 +10,13 @@ from siftlens.core import InputError, PatchGrid
 from siftlens.data import content_hash
 from siftlens.keypoints import KeypointStore, SiftSettings, View, detect, map_keypoints
 from siftlens.patchmaps import patch_weights
+from siftlens.pretraining.batches import Batches
 from siftlens.pretraining.guide import GradientGuide, KeypointGuide
+from siftlens.pretraining.images import HeldImages
+from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.sampler import epoch_order, share_of, steps_per_epoch
+from siftlens.pretraining.settings import PretrainSettings
 from siftlens.pretraining.views import Boxes, cut, draw_boxes, normalised
 
 SIDE, SIZE = 97, 60
@@ -93,6 +97,43 @@ def test_another_images_map_is_never_ones_own_and_any_others():
     whose = [[n for n in range(5) if torch.equal(row, own[n])] for row in other]
     pairs = {(image, found[0]) for image, found in zip(batch.tolist(), whose, strict=True)}
     assert pairs == {(a, b) for a in range(5) for b in range(5) if a != b}
+
+
+@pytest.mark.parametrize(("progress", "size", "rows", "cols"), [(0.0, 30, 3, 2), (0.2, 30, 3, 2), (0.4, 60, 6, 4)])
+def test_a_small_view_is_cut_counted_and_masked_patch_by_patch(progress, size, rows, cols):
+    images, names = pictures(7), tuple(map(str, range(7)))
+    counted = []
+    keypoints = KeypointGuide(store_of(images), np.arange(7))
+    settings = PretrainSettings(
+        size=SIZE,
+        source=SIDE,
+        first_size=30,
+        first_part=0.4,
+        batch_size=7,
+        policy=MaskPolicy("keypoint-high", ratio=0.6),
+    )
+    held = HeldImages(names, names, names, images)
+    made = Batches(
+        held, lambda *given: counted.append(keypoints(*given)) or counted[0], PatchGrid(6, 4, 10, 15), settings
+    )
+    found = made.views(torch.arange(7), 0, progress=progress)
+
+    drawn, patches = boxes(7), rows * cols
+    assert torch.equal(found.views, cut(images, drawn, size))
+    counts = np.zeros((7, patches))
+    for n in range(7):
+        points = detect(images[n].permute(1, 2, 0).contiguous().numpy())
+        for x, y in zip(points.x, points.y, strict=True):
+            x = (x - int(drawn.left[n])) * size / int(drawn.width[n])
+            x = size - x if drawn.flip[n] else x
+            y = (y - int(drawn.top[n])) * size / int(drawn.height[n])
+            if 0 <= x < size and 0 <= y < size:
+                counts[n, int(y // 10) * cols + int(x // 15)] += 1
+    assert counts.sum() > 20
+    np.testing.assert_array_equal(counted[0], counts)
+    assert found.visible.shape == (7, round(0.4 * patches))
+    together = torch.cat([found.visible, found.decoded], 1)
+    assert torch.equal(together.sort(1).values, torch.arange(patches).expand(7, -1))
 
 
 def test_gradient_map_is_the_mean_squared_gradient_of_luma():
