@@ -204,23 +204,27 @@ def test_two_processes_are_as_one(photos, tmp_path, request, name, settings):
 EAGERLY = """
 import torch
 
+def eager(graph, _):
+    print("a graph")
+    return graph
+
 usual = torch.nn.Module.compile
 def compile(module):  # by dynamo as always, without the minutes of code generation
     print("compiled", type(module).__name__)
-    usual(module, backend="eager", fullgraph=True)
+    usual(module, backend=eager, fullgraph=True)
 
 torch.nn.Module.compile = compile
 """
 
 
-@pytest.mark.parametrize(("name", "settings"), [("whole", SETTINGS), ("grown", GROWING)])
-def test_a_compiled_run_ends_with_the_same_weights(photos, tmp_path, request, name, settings):
+@pytest.mark.parametrize(("name", "settings", "sizes"), [("whole", SETTINGS, 1), ("grown", GROWING, 2)])
+def test_a_compiled_run_ends_with_the_same_weights(photos, tmp_path, request, name, settings, sizes):
     # Apart from the tests' own process: dynamo does not see through their shape checks.
     script = EAGERLY + SCRIPT.format(settings=settings, pace=Pace(compile=True))
     command = [sys.executable, "-c", script, photos, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "compiled MaskedAutoencoder\n"
+    assert done.stdout == "compiled MaskedAutoencoder\n" + sizes * "a graph\n"
     assert_same_weights(request.getfixturevalue(name)[0], tmp_path / "out", rtol=1e-3, atol=2e-5)
 
 
