@@ -33,6 +33,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "random-fewer": {"policy": MaskPolicy("random", ratio=FEWER)},
     "keypoint-fewer": {"policy": MaskPolicy("keypoint-low", ratio=FEWER)},  # what has few keypoints is thrown away
     "gradient": {"policy": GUIDED, "guide": "gradient"},
+    "random-growing": {"first_size": 64, "first_part": 0.6},  # 16 patches, then 36
 }
 
 
@@ -50,8 +51,20 @@ def some_images(folder: Path, limit: int, listed: Path) -> str:
     return str(listed)
 
 
+def phases(settings: PretrainSettings) -> list[tuple[float, PretrainSettings]]:
+    """Shares of a training in which views keep one size, each with settings whose steps cost what its steps do."""
+    if settings.first_size is None:
+        return [(1.0, settings)]
+    first = replace(settings, size=settings.first_size, first_size=None)
+    return [(settings.first_part, first), (1 - settings.first_part, replace(settings, first_size=None))]
+
+
 def flops_per_step(settings: PretrainSettings) -> float:
-    """Of the forward and backward pass of a batch."""
+    """Of the forward and backward pass of a batch, the mean over the training."""
+    return sum(share * _flops(phase) for share, phase in phases(settings))
+
+
+def _flops(settings: PretrainSettings) -> float:
     model, _ = build(settings)
     for block in (*model.encoder.blocks, *model.decoder.blocks):
         block.attn.fused_attn = False  # the counter does not know the fused kernel of every device

@@ -41,13 +41,13 @@ def correlations(images: Path, limit: int, grid: PatchGrid, spill: Path) -> dict
     found = [detect(pixels(image)) for image in held.pixels]
     store = KeypointStore.gather(zip(held.identities, held.contents, found, strict=True), BASE.side, SiftSettings())
     every = torch.arange(len(held))
-    own, other = (KeypointGuide(store, np.arange(len(held)), grid, other=other) for other in (False, True))
+    own, other = (KeypointGuide(store, np.arange(len(held)), other=other) for other in (False, True))
     columns: dict[str, list[float]] = {"scale": [], "detected": [], "other": [], "unscaled": [], "keypoints": []}
     for epoch in range(VIEWS):
         keys = image_keys(0, epoch, every)
         boxes = draw_boxes(keys, BASE.side, BASE.smallest_crop)
         views = cut(held.pixels, boxes, BASE.size)
-        mapped, others = (guide(every, keys, boxes, views).numpy() for guide in (own, other))
+        mapped, others = (guide(every, keys, boxes, views, grid).numpy() for guide in (own, other))
         for n in range(len(held)):
             anew = patch_weights(detect(pixels(views[n])), grid).ravel()
             columns["scale"].append(BASE.size / float(np.sqrt(int(boxes.width[n]) * int(boxes.height[n]))))

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import machine
-from pretraining_arms import ARMS, BASE, GUIDED, SHARE, flops_per_step, settings_of, some_images
+from pretraining_arms import ARMS, BASE, GUIDED, SHARE, flops_per_step, phases, settings_of, some_images
 from pretraining_rivals import LIBRARIES, siftlens_step
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Shrinking
@@ -74,7 +74,7 @@ class Material:
     def batches(self, settings: PretrainSettings) -> Batches:
         """Batches of these images."""
         grid = build(settings)[0].layout.grid
-        return Batches(self.held, guide_of(settings, self.store, self.held, grid), grid, settings)
+        return Batches(self.held, guide_of(settings, self.store, self.held), grid, settings)
 
     def detect(self) -> None:
         """Decode and detect anew, in this process."""
@@ -83,11 +83,16 @@ class Material:
 
 
 def steps_of_arms(material: Material, rounds: int) -> dict[str, Any]:
-    """Seconds of a step of each arm of the study, its batch included."""
-    found = machine.take_turns({arm: next_step(material, settings_of(arm)) for arm in ARMS}, rounds)
+    """Seconds of a step of each arm of the study, its batch included: the mean over the training."""
+    arms = {arm: phases(settings_of(arm)) for arm in ARMS}
+    steps = {f"{arm} {each.size}": next_step(material, each) for arm, parts in arms.items() for _, each in parts}
+    found = machine.take_turns(steps, rounds)
     return {
-        arm: {"seconds": median(times), "gflops": round(flops_per_step(settings_of(arm)) / 1e9, 3)}
-        for arm, times in found.items()
+        arm: {
+            "seconds": sum(share * median(found[f"{arm} {each.size}"]) for share, each in parts),
+            "gflops": round(flops_per_step(settings_of(arm)) / 1e9, 3),
+        }
+        for arm, parts in arms.items()
     }
 
 
@@ -111,12 +116,12 @@ def guidance(material: Material, threads: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     settings = settings_of("keypoint-partial")
     grid = build(settings)[0].layout.grid
-    guide = guide_of(settings, material.store, material.held, grid)
+    guide = guide_of(settings, material.store, material.held)
     assert guide is not None
     images = torch.arange(settings.batch_size)
     keys = image_keys(0, 0, images)
     boxes = draw_boxes(keys, settings.side, settings.smallest_crop)
-    count = partial(guide, images, keys, boxes, torch.empty(0))
+    count = partial(guide, images, keys, boxes, torch.empty(0), grid)
     counts = count()
     noise = partial(GUIDED.noise, counts, progress=0.5, keys=keys)
     masked = split(noise(), GUIDED.visible(grid.patches))[1]

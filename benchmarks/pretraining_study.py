@@ -78,6 +78,7 @@ class Study:
         path = self.results / "settings.json"
         now = json.loads(json.dumps({**BASE.describe(), "precision": PRECISION, "limit": self.limit}))
         del now["epochs"], now["seed"], now["learning_rate"]  # which each run tells
+        del now["first_size"], now["first_part"]  # which are an arm's own, and later than the first results
         if path.exists() and json.loads(path.read_text()) != now:
             sys.exit(f"{path} is of other settings; delete that folder's results, or go back to them")
         write(path, now)
@@ -109,9 +110,8 @@ class Study:
     def train(self, settings: PretrainSettings, out: Path) -> None:
         """Train to the end, from wherever the run in `out` was left."""
         model, normalization = build(settings)
-        grid = model.layout.grid
-        guide = guide_of(settings, self.store if settings.needs_keypoints else None, self.squares, grid)
-        batches = Batches(self.squares, guide, grid, settings)
+        guide = guide_of(settings, self.store if settings.needs_keypoints else None, self.squares)
+        batches = Batches(self.squares, guide, model.layout.grid, settings)
         pace = Pace(save_every=SAVED, evaluations=1)
         fabric = launch("cpu", PRECISION)
         Run(fabric, model, normalization, self.squares, batches, settings, out, pace, quiet).train()

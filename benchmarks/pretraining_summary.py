@@ -151,9 +151,11 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
             continue
         told += f" {row['difference'].map(lambda points: 100 * points).told(1, sign='+')} |"
         found = [row["epochs"], row["flops"]]
-        if speed:
+        timed = speed and arm in speed["arms"]
+        if timed:
             found.append(row["theta"].map(partial(wall_clock, speed, arm, epochs)))
         told += "".join(f" {estimate.told()}{'*' if row['beyond'] else ''} |" for estimate in found)
+        told += " not timed |" if speed and not timed else ""
     return told
 
 

@@ -1,5 +1,6 @@
 """keypoints, pretrain, probe and analyze, one after the other, as a user meets them."""
 
+import json
 import re
 
 import numpy as np
@@ -84,6 +85,15 @@ def test_from_a_folder_to_a_tested_encoder(place):
             ("--ranked", "0.5"),
             "--ranked chooses among decoded patches, and all are decoded; name a share with --decode",
         ),
+        (
+            ("--first-part", "0.5"),
+            "--first-part is the share of the training with smaller views, and none are; name their size with "
+            "--first-size",
+        ),
+        (("--first-size", "48"), "first_size must be positive and smaller than size, 48 px, got 48"),
+        (("--first-size", "24"), "first views of 24 px are no whole number of patches of 16x16 px"),
+        (("--first-size", "16"), "first views of 16 px are one patch"),
+        (("--first-size", "32", "--first-part", "1"), "first_part must lie between 0 and 1, got 1"),
         (("--batch-size", "32"), "a batch of 32 needs as many images, got 16; choose a smaller --batch-size"),
         (("--size", "64"), "none of 17 images can be used; the first, a/00.png: 72x60 px: smaller than the squares"),
     ],
@@ -94,6 +104,15 @@ def test_what_is_wrong_is_one_line_and_exit_2(place, arguments, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(("arguments", "part"), [((), 0.6), (("--first-part", 0.3), 0.3)])
+def test_first_views_reach_the_run(place, arguments, part):
+    command = ("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER, "--first-size", 32)
+    trained = siftlens_cli(*command, *arguments)
+    assert trained.exit_code == 0, trained.output
+    settings = json.loads((place / "out" / "run.json").read_text())["settings"]
+    assert (settings["first_size"], settings["first_part"]) == (32, part)
 
 
 def test_a_run_is_not_overwritten_and_resumed_when_asked(place):

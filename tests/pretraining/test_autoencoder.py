@@ -39,6 +39,11 @@ def shuffled(batch: int = 3) -> torch.Tensor:
     return torch.rand(batch, PATCHES, generator=torch.Generator().manual_seed(4)).argsort(1)
 
 
+def raw_prediction(model, patches, visible, decoded) -> torch.Tensor:
+    own, position = model.positions(model.layout.grid)
+    return model.decoder(model.encode(patches, visible, own), visible, decoded, position)
+
+
 def test_patches_are_cut_row_by_row_and_put_together_again():
     grid = PatchGrid(3, 5, 7, 2)
     whole = torch.randn(2, 3, 21, 10)
@@ -59,13 +64,94 @@ def test_sines_tell_every_patch_apart_and_nearness():
             np.testing.assert_allclose(embedding[5 * row + col], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("of", [PatchGrid(7, 11, 1, 1), PatchGrid(3, 5, 1, 1), PatchGrid(2, 3, 1, 1)])
+def test_sines_of_a_smaller_grid_lie_at_its_centres_in_patches_of_the_larger(of):
+    embedding = sines(PatchGrid(3, 5, 1, 1), 12, of).double().numpy()
+    for row in range(3):
+        for col in range(5):
+            # The centre as a share of the view; the centre of the larger grid's patch n lies at (n + 0.5) / patches.
+            y, x = (row + 0.5) / 3 * of.rows - 0.5, (col + 0.5) / 5 * of.cols - 0.5
+            rates = [10000 ** -(n / 3) for n in range(3)]
+            expected = [f(place * rate) for place in (x, y) for f in (np.sin, np.cos) for rate in rates]
+            np.testing.assert_allclose(embedding[5 * row + col], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 7, 49])
+def test_sines_of_a_whole_grid_are_at_whole_places_bit_by_bit(rows):
+    grid = PatchGrid(rows, 13, 1, 1)
+    rates = 10000 ** -(torch.arange(8, dtype=torch.float64) / 8)
+    down, right = (n.flatten()[:, None] * rates for n in torch.meshgrid(*map(torch.arange, (rows, 13)), indexing="ij"))
+    expected = torch.cat([right.sin(), right.cos(), down.sin(), down.cos()], 1).float()
+    for embedding in (sines(grid, 32), sines(grid, 32, grid), sines(grid, 32, PatchGrid(rows, 13, 4, 5))):
+        assert torch.equal(embedding, expected)
+
+
+SMALL, SMALLER = (16, 48), PatchGrid(1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("settings", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def test_a_smaller_view_has_positions_of_its_own(settings):
+    """The whole sequence, built by hand around timm's blocks."""
+    model = made(**settings)
+    vit, decoder = model.encoder, model.decoder
+    x = torch.randn(2, 3, *SMALL, generator=torch.Generator().manual_seed(3))
+    visible, decoded = torch.tensor([[2, 0], [1, 2]]), torch.tensor([[1], [0]])
+    at, places = (sines(SMALLER, width, PatchGrid(2, 5, 16, 16)) for width in (vit.embed_dim, 24))
+    with torch.no_grad():
+        tokens = vit.patch_embed.proj(x).flatten(2).transpose(1, 2)
+        special = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        prefix = torch.cat(special, 1) if special else torch.zeros(1, 0, vit.embed_dim)
+        if not vit.no_embed_class:
+            prefix = prefix + vit.pos_embed[:, : prefix.shape[1]]
+        losses = []
+        for n in range(2):
+            seen = torch.stack([tokens[n, patch] + at[patch] for patch in visible[n]])
+            sequence = decoder.embed(vit.norm(vit.blocks(vit.norm_pre(torch.cat([prefix, seen[None]], 1)))))
+            for place, patch in enumerate(visible[n]):
+                sequence[0, prefix.shape[1] + place] += places[patch]
+            wanted = decoder.mask_token + places[decoded[n]]
+            predicted = decoder.head(
+                decoder.norm(torch.nn.Sequential(*decoder.blocks)(torch.cat([sequence, wanted], 1))[:, -1:])
+            )
+            true = patchify(x, SMALLER)[n, decoded[n]]
+            losses.append((predicted[0] - (true - true.mean()) / (true.var() + 1e-6).sqrt()).square().mean())
+        assert float(model(x, visible, decoded)) == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
+
+
+def test_a_smaller_view_is_predicted_to_be_looked_at():
+    model, x = made(norm_pix=False), torch.randn(2, 3, *SMALL)
+    visible, decoded = torch.tensor([[2], [1]]), torch.tensor([[0, 1], [2, 0]])
+    with torch.no_grad():
+        own, position = model.positions(SMALLER)
+        expected = model.decoder(model.encode(patchify(x, SMALLER), visible, own), visible, decoded, position)
+        assert torch.equal(model.predict(x, visible, decoded), expected)
+
+
+def test_positions_of_smaller_views_are_made_once_and_follow_the_model_and_are_no_weights():
+    model = made()
+    names = model.state_dict().keys()
+    first, again = (model.positions(SMALLER) for _ in range(2))
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    assert model.state_dict().keys() == names
+    assert {each.device.type for each in model.to("meta").positions(SMALLER)} == {"meta"}
+
+
+def test_a_smaller_view_looked_at_first_is_trained_on_afterwards():
+    model, x = made(), torch.randn(2, 3, *SMALL)
+    visible, decoded = torch.tensor([[2], [1]]), torch.tensor([[0, 1], [2, 0]])
+    with torch.inference_mode():
+        model.predict(x, visible, decoded)
+    model(x, visible, decoded).backward()
+    assert model.decoder.mask_token.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("settings", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def test_seeing_every_patch_is_timms_own_forward_pass(settings):
     model = made(**settings)
     every = torch.arange(PATCHES).expand(3, -1)
     with torch.no_grad():
         model.encoder.pos_embed.normal_()
-        tokens = model.encode(patchify(images(), model.layout.grid), every)
+        tokens = model.encode(patchify(images(), model.layout.grid), every, model.positions(model.layout.grid)[0])
         torch.testing.assert_close(tokens, model.encoder.forward_features(images()), rtol=1e-4, atol=1e-5)
 
 
@@ -77,7 +163,8 @@ def test_masked_pixels_reach_neither_encoder_nor_prediction(kind):
     patches.scatter_(1, masked[:, :, None].expand(-1, -1, patches.shape[2]), 99.0)
     changed = unpatchify(patches, model.layout.grid)
     with torch.no_grad():
-        assert model.encode(patches, visible).shape[1] == 1 + 3  # the visible ones alone
+        own, _ = model.positions(model.layout.grid)
+        assert model.encode(patches, visible, own).shape[1] == 1 + 3  # the visible ones alone
         torch.testing.assert_close(model.predict(changed, visible, masked), model.predict(images(), visible, masked))
 
 
@@ -120,7 +207,7 @@ def test_loss_is_the_mean_over_normalised_pixels_of_decoded_patches():
         loss = float(model(images(), visible, decoded))
         weighted = float(model(images(), visible, decoded, weights))
         patches = patchify(images(), model.layout.grid)
-        predicted = model.decoder(model.encode(patches, visible), visible, decoded).double().numpy()
+        predicted = raw_prediction(model, patches, visible, decoded).double().numpy()
     terms = np.zeros((3, 5))
     for image in range(3):
         for place, patch in enumerate(decoded[image]):
@@ -136,7 +223,7 @@ def test_predictions_to_look_at_have_the_true_mean_and_variance():
     patches = patchify(images() * 3 + 7, model.layout.grid)
     with torch.no_grad():
         found = model.predict(images() * 3 + 7, order[:, :3], order[:, 3:])
-        raw = model.decoder(model.encode(patches, order[:, :3]), order[:, :3], order[:, 3:])
+        raw = raw_prediction(model, patches, order[:, :3], order[:, 3:])
     true = take(patches, order[:, 3:])
     expected = raw * true.std(dim=2, keepdim=True) + true.mean(dim=2, keepdim=True)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

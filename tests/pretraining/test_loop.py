@@ -105,6 +105,60 @@ def test_killed_and_resumed_is_as_if_uninterrupted(photos, whole, tmp_path, monk
         assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
+GROWING = replace(SETTINGS, first_size=16)  # for 6 of 9 steps
+
+
+@pytest.fixture(scope="module")
+def grown(photos, tmp_path_factory):
+    """A run whose views grow, and the size of every step's views."""
+    out, sizes, usual = tmp_path_factory.mktemp("grown"), [], Learner.step
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Learner, "step", lambda *given: sizes.append(given[2][0].views.shape) or usual(*given))
+        return out, run(photos, out, GROWING), sizes
+
+
+def test_views_grow_and_the_encoder_is_of_full_size(whole, grown):
+    out, result, sizes = grown
+    assert sizes == [(6, 3, 16, 16)] * 6 + [(6, 3, SIZE, SIZE)] * 3
+    losses = [float(row[1]) for row in rows(out / "log.csv")[1:]]
+    assert len(losses) == STEPS
+    assert losses != [float(row[1]) for row in rows(whole[0] / "log.csv")[1:]]
+    assert all(map(math.isfinite, losses))
+    assert len(rows(out / "knn.csv")) == 1 + 3
+    with safe_open(result.encoder, "pt") as file:
+        assert file.metadata()["size"] == str(SIZE)
+    model = timm.create_model("test_vit", depth=1, patch_size=8, img_size=SIZE, num_classes=0)
+    model.load_state_dict(load_file(result.encoder), strict=True)
+    assert torch.equal(model.pos_embed, load_file(whole[0] / "encoder.safetensors")["pos_embed"])
+
+
+@pytest.mark.parametrize("stop", [4, 6])  # among small views, and between the last small one and the first of full size
+def test_killed_while_views_are_small_and_resumed_is_as_if_uninterrupted(photos, grown, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+
+    def die(_stage, images, _total):
+        if images > stop * GROWING.batch_size:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path, GROWING, pace=Pace(save_every=0), progress=die)
+    if stop == 4:  # after the first epoch they were drawn small, after the second at full size
+        with Image.open(tmp_path / "reconstructions.png") as picture:
+            assert picture.size == (3 * (16 + 4) + 4, 8 * (16 + 4) + 4)
+    assert run(photos, tmp_path, GROWING, resume=True).finished.steps == STEPS - stop
+    assert_same_weights(grown[0], tmp_path, rtol=0, atol=0)
+    for name in ("log.csv", "knn.csv"):
+        assert (tmp_path / name).read_bytes() == (grown[0] / name).read_bytes()
+
+
+def test_a_run_whose_views_grow_is_not_resumed_as_another(photos, grown, tmp_path):
+    shutil.copytree(grown[0], tmp_path / "out")
+    with pytest.raises(StudyError, match=r"first_part was 0\.6 and is 0\.5"):
+        run(photos, tmp_path / "out", replace(GROWING, first_part=0.5), resume=True)
+    with pytest.raises(StudyError, match="first_size was 16 and is None"):
+        run(photos, tmp_path / "out", resume=True)
+
+
 def test_resuming_a_finished_run_changes_nothing(photos, whole, tmp_path):
     run(photos, tmp_path)
     result = run(photos, tmp_path, resume=True)
@@ -133,9 +187,11 @@ if __name__ == "__main__":
 """
 
 
-def test_two_processes_are_as_one(photos, whole, tmp_path):
+@pytest.mark.parametrize(("name", "settings"), [("whole", SETTINGS), ("grown", GROWING)])
+def test_two_processes_are_as_one(photos, tmp_path, request, name, settings):
+    whole = request.getfixturevalue(name)
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(settings=SETTINGS, pace=Pace()))
+    script.write_text(SCRIPT.format(settings=settings, pace=Pace()))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*command, script, photos, tmp_path / "out"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -148,23 +204,28 @@ def test_two_processes_are_as_one(photos, whole, tmp_path):
 EAGERLY = """
 import torch
 
+def eager(graph, _):
+    print("a graph")
+    return graph
+
 usual = torch.nn.Module.compile
 def compile(module):  # by dynamo as always, without the minutes of code generation
     print("compiled", type(module).__name__)
-    usual(module, backend="eager", fullgraph=True)
+    usual(module, backend=eager, fullgraph=True)
 
 torch.nn.Module.compile = compile
 """
 
 
-def test_a_compiled_run_ends_with_the_same_weights(photos, whole, tmp_path):
+@pytest.mark.parametrize(("name", "settings", "sizes"), [("whole", SETTINGS, 1), ("grown", GROWING, 2)])
+def test_a_compiled_run_ends_with_the_same_weights(photos, tmp_path, request, name, settings, sizes):
     # Apart from the tests' own process: dynamo does not see through their shape checks.
-    script = EAGERLY + SCRIPT.format(settings=SETTINGS, pace=Pace(compile=True))
+    script = EAGERLY + SCRIPT.format(settings=settings, pace=Pace(compile=True))
     command = [sys.executable, "-c", script, photos, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "compiled MaskedAutoencoder\n"
-    assert_same_weights(whole[0], tmp_path / "out", rtol=1e-3, atol=2e-5)
+    assert done.stdout == "compiled MaskedAutoencoder\n" + sizes * "a graph\n"
+    assert_same_weights(request.getfixturevalue(name)[0], tmp_path / "out", rtol=1e-3, atol=2e-5)
 
 
 ARMS = {
@@ -369,6 +430,12 @@ def test_a_damaged_state_is_refused(photos, tmp_path):
             ModelError,
             "views of 36 px are no whole number of patches of 8x8 px; the nearest size is 32 px",
         ),
+        (
+            {"first_size": 12},
+            ModelError,
+            "first views of 12 px are no whole number of patches of 8x8 px; choose a multiple of 8 px",
+        ),
+        ({"first_size": 8}, ModelError, "first views of 8 px are one patch, of which nothing can be masked"),
         ({"batch_size": 21}, InputError, "a batch of 21 needs as many images, got 20"),
     ],
 )
@@ -394,6 +461,11 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
         ({"seed": 2**64}, "seed must be at least 0 and below"),
         ({"warm_up": 0.0}, "warm_up must lie between 0 and 1, got 0.0"),
         ({"source": 16}, "views of 32 px cannot be cut from squares of 16 px"),
+        ({"first_size": 0}, "first_size must be positive and smaller than size, 32 px, got 0"),
+        ({"first_size": 32}, "first_size must be positive and smaller than size, 32 px, got 32"),
+        ({"first_part": 0.0}, "first_part must lie between 0 and 1, got 0.0"),
+        ({"first_part": 1.0}, "first_part must lie between 0 and 1, got 1.0"),
+        ({"first_part": math.nan}, "first_part must lie between 0 and 1, got nan"),
         ({"loss_temperature": 0.0}, "loss_temperature must be positive, got 0.0"),
         ({"guide": "depth"}, "guide must be one of keypoints, other, gradient, got 'depth'"),
     ],
@@ -401,6 +473,16 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         replace(SETTINGS, **changes)
+
+
+def test_views_are_small_for_the_first_part_alone():
+    growing = replace(SETTINGS, first_size=16, first_part=0.25)
+    assert [growing.size_at(progress) for progress in (0.0, 0.2499, 0.25, 1.0)] == [16, 16, SIZE, SIZE]
+    assert SETTINGS.size_at(0.0) == SETTINGS.size_at(1.0) == SIZE
+    assert {name: growing.describe()[name] for name in ("first_size", "first_part")} == {
+        "first_size": 16,
+        "first_part": 0.25,
+    }
 
 
 def test_the_rate_rises_and_falls():

@@ -10,9 +10,13 @@ from siftlens.core import InputError, PatchGrid
 from siftlens.data import content_hash
 from siftlens.keypoints import KeypointStore, SiftSettings, View, detect, map_keypoints
 from siftlens.patchmaps import patch_weights
+from siftlens.pretraining.batches import Batches
 from siftlens.pretraining.guide import GradientGuide, KeypointGuide
+from siftlens.pretraining.images import HeldImages
+from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.sampler import epoch_order, share_of, steps_per_epoch
+from siftlens.pretraining.settings import PretrainSettings
 from siftlens.pretraining.views import Boxes, cut, draw_boxes, normalised
 
 SIDE, SIZE = 97, 60
@@ -70,10 +74,10 @@ def store_of(images: torch.Tensor) -> KeypointStore:
 def test_map_of_a_view_is_the_mapped_keypoints_patch_by_patch():
     images, drawn = pictures(11), boxes(11)
     place = torch.randperm(11, generator=torch.Generator().manual_seed(0)).numpy()
-    guide = KeypointGuide(store_of(images[np.argsort(place)]), place, GRID)
+    guide = KeypointGuide(store_of(images[np.argsort(place)]), place)
     batch = torch.tensor([3, 7, 3, 0])
     part = Boxes(*(column[batch] for column in vars(drawn).values()))
-    found = guide(batch, batch, part, images)
+    found = guide(batch, batch, part, images, GRID)
     assert found.sum() > 20
     for row, image in enumerate(batch.tolist()):
         box = [int(column[image]) for column in (drawn.left, drawn.top, drawn.width, drawn.height)]
@@ -88,16 +92,53 @@ def test_another_images_map_is_never_ones_own_and_any_others():
     whole = Boxes(*(torch.full((200,), value) for value in (0, 0, SIDE, SIDE)), torch.zeros(200, dtype=torch.bool))
     batch = torch.arange(200) % 5
     keys = image_keys(0, 0, torch.arange(200))
-    own = KeypointGuide(store, np.arange(5), GRID)(batch, keys, whole, images)
-    other = KeypointGuide(store, np.arange(5), GRID, other=True)(batch, keys, whole, images)
+    own = KeypointGuide(store, np.arange(5))(batch, keys, whole, images, GRID)
+    other = KeypointGuide(store, np.arange(5), other=True)(batch, keys, whole, images, GRID)
     whose = [[n for n in range(5) if torch.equal(row, own[n])] for row in other]
     pairs = {(image, found[0]) for image, found in zip(batch.tolist(), whose, strict=True)}
     assert pairs == {(a, b) for a in range(5) for b in range(5) if a != b}
 
 
+@pytest.mark.parametrize(("progress", "size", "rows", "cols"), [(0.0, 30, 3, 2), (0.2, 30, 3, 2), (0.4, 60, 6, 4)])
+def test_a_small_view_is_cut_counted_and_masked_patch_by_patch(progress, size, rows, cols):
+    images, names = pictures(7), tuple(map(str, range(7)))
+    counted = []
+    keypoints = KeypointGuide(store_of(images), np.arange(7))
+    settings = PretrainSettings(
+        size=SIZE,
+        source=SIDE,
+        first_size=30,
+        first_part=0.4,
+        batch_size=7,
+        policy=MaskPolicy("keypoint-high", ratio=0.6),
+    )
+    held = HeldImages(names, names, names, images)
+    made = Batches(
+        held, lambda *given: counted.append(keypoints(*given)) or counted[0], PatchGrid(6, 4, 10, 15), settings
+    )
+    found = made.views(torch.arange(7), 0, progress=progress)
+
+    drawn, patches = boxes(7), rows * cols
+    assert torch.equal(found.views, cut(images, drawn, size))
+    counts = np.zeros((7, patches))
+    for n in range(7):
+        points = detect(images[n].permute(1, 2, 0).contiguous().numpy())
+        for x, y in zip(points.x, points.y, strict=True):
+            x = (x - int(drawn.left[n])) * size / int(drawn.width[n])
+            x = size - x if drawn.flip[n] else x
+            y = (y - int(drawn.top[n])) * size / int(drawn.height[n])
+            if 0 <= x < size and 0 <= y < size:
+                counts[n, int(y // 10) * cols + int(x // 15)] += 1
+    assert counts.sum() > 20
+    np.testing.assert_array_equal(counted[0], counts)
+    assert found.visible.shape == (7, round(0.4 * patches))
+    together = torch.cat([found.visible, found.decoded], 1)
+    assert torch.equal(together.sort(1).values, torch.arange(patches).expand(7, -1))
+
+
 def test_gradient_map_is_the_mean_squared_gradient_of_luma():
     views = torch.randint(0, 256, (2, 3, GRID.height, GRID.width), dtype=torch.uint8)
-    found = GradientGuide(GRID)(views, views, boxes(2), views)
+    found = GradientGuide()(views, views, boxes(2), views, GRID)
     luma = (views.double().numpy() * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(1)
     down, right = np.gradient(luma, axis=(1, 2))
     energy = down**2 + right**2

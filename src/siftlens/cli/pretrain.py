@@ -92,6 +92,21 @@ def pretrain(
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="At a batch of 256.", rich_help_panel=_TRAINING)
     ] = 1.5e-4,
+    first_size: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            metavar="PX",
+            help="Smaller views at first, of fewer patches; then views have --size.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    first_part: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Share of the training with those smaller views; 0.6.", rich_help_panel=_TRAINING
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -130,10 +145,17 @@ def pretrain(
 
         if ranked and decode == 1:
             raise InputError("--ranked chooses among decoded patches, and all are decoded; name a share with --decode")
+        if first_part is not None and first_size is None:
+            raise InputError(
+                "--first-part is the share of the training with smaller views, and none are; name their size with "
+                "--first-size"
+            )
         settings = PretrainSettings(
             model=model,
             size=size,
             source=source,
+            first_size=first_size,
+            first_part=PretrainSettings.first_part if first_part is None else first_part,
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,

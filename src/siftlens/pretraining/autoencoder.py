@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from siftlens.core import ModelError, PatchGrid, TokenLayout
 from siftlens.pretraining.decoder import Decoder, DecoderSettings
-from siftlens.pretraining.patches import patchify, sines, take
+from siftlens.pretraining.patches import grid_of, patchify, sines, take
 
 _EPSILON = 1e-6  # of MAE's normalised pixels
 
@@ -39,6 +39,7 @@ class MaskedAutoencoder(nn.Module):
         )
         values = embed.proj.in_channels * embed.patch_size[0] * embed.patch_size[1]
         self.decoder = Decoder(self.encoder.embed_dim, self.layout, values, decoder)
+        self._smaller: dict[PatchGrid, tuple[Tensor, Tensor]] = {}
         self._begin()
 
     def forward(
@@ -51,29 +52,54 @@ class MaskedAutoencoder(nn.Module):
         """The loss: mean squared error of the decoded patches' pixels.
 
         Args:
-            images: normalised as the encoder wants them.
+            images: normalised as the encoder wants them; they may be smaller, of fewer patches.
             visible: patches that the encoder sees.
             decoded: patches that are predicted.
             weights: of the decoded patches in the mean, themselves of mean 1; all equal without.
         """
-        patches = patchify(images, self.layout.grid)
-        predicted = self.decoder(self.encode(patches, visible), visible, decoded)
+        grid = grid_of(images.shape[2], images.shape[3], self.layout.grid)
+        patches = patchify(images, grid)
+        predicted = self._predict(patches, grid, visible, decoded)
         target = self.target(take(patches, decoded))
         if weights is None:
             return F.mse_loss(predicted.float(), target)
         error = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=2)
         return (error * weights).mean()
 
+    def positions(self, grid: PatchGrid) -> tuple[Float[Tensor, "patch channel"], Float[Tensor, "patch width"]]:
+        """Position embeddings of a view's patches: the encoder's and the decoder's.
+
+        Those of a smaller view are sines at the centres of its patches, in patches of the view of full size.
+        """
+        full = self.layout.grid
+        assert self.encoder.pos_embed is not None
+        own, position = self.encoder.pos_embed[0, -full.patches :], self.decoder.position
+        if grid == full:
+            return own, position
+        if grid not in self._smaller:
+            small, decoders = (sines(grid, each.shape[1], full).to(each.device) for each in (own, position))
+            self._smaller[grid] = small, decoders
+        small, decoders = self._smaller[grid]
+        return small.to(own.device), decoders.to(own.device)  # where the model has been moved since
+
     def encode(
-        self, patches: Float[Tensor, "batch patch values"], visible: Int64[Tensor, "batch visible"]
+        self,
+        patches: Float[Tensor, "batch patch values"],
+        visible: Int64[Tensor, "batch visible"],
+        position: Float[Tensor, "patch channel"],
     ) -> Float[Tensor, "batch token channel"]:
-        """Tokens of the visible patches, behind the prefix. What is masked is not even embedded."""
+        """Tokens of the visible patches, behind the prefix. What is masked is not even embedded.
+
+        Args:
+            patches: of a view.
+            visible: which of them are seen.
+            position: embedding of every one of them.
+        """
         vit = self.encoder
         assert vit.pos_embed is not None
         projection = vit.patch_embed.proj
         x = F.linear(take(patches, visible), projection.weight.flatten(1), projection.bias)
-        own = vit.pos_embed[0, -self.layout.grid.patches :]
-        x = x + own[visible]
+        x = x + position[visible]
         special = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
         if special:
             prefix = torch.cat(special, dim=1)
@@ -102,13 +128,25 @@ class MaskedAutoencoder(nn.Module):
         decoded: Int64[Tensor, "batch decoded"],
     ) -> Float[Tensor, "batch decoded values"]:
         """Predicted pixels of patches; normalised ones are given the true mean and variance back, to be looked at."""
-        patches = patchify(images, self.layout.grid)
-        predicted: Tensor = self.decoder(self.encode(patches, visible), visible, decoded).float()
+        grid = grid_of(images.shape[2], images.shape[3], self.layout.grid)
+        patches = patchify(images, grid)
+        predicted = self._predict(patches, grid, visible, decoded).float()
         if not self.norm_pix:
             return predicted
         variance, mean = torch.var_mean(take(patches, decoded), dim=2, keepdim=True)
         shown: Tensor = predicted * (variance + _EPSILON).sqrt() + mean
         return shown
+
+    def _predict(
+        self,
+        patches: Float[Tensor, "batch patch values"],
+        grid: PatchGrid,
+        visible: Int64[Tensor, "batch visible"],
+        decoded: Int64[Tensor, "batch decoded"],
+    ) -> Float[Tensor, "batch decoded values"]:
+        own, position = self.positions(grid)
+        predicted: Tensor = self.decoder(self.encode(patches, visible, own), visible, decoded, position)
+        return predicted
 
     @torch.no_grad()
     def _begin(self) -> None:

@@ -12,12 +12,13 @@ from siftlens.core import PatchGrid
 from siftlens.pretraining.choice import loss_weights, split
 from siftlens.pretraining.guide import KeypointGuide
 from siftlens.pretraining.images import HeldImages
+from siftlens.pretraining.patches import grid_of
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.sampler import epoch_order, share_of, steps_per_epoch
 from siftlens.pretraining.settings import PretrainSettings
 from siftlens.pretraining.views import Boxes, cut, draw_boxes
 
-Guide = Callable[[Tensor, Tensor, Boxes, Tensor], Tensor]
+Guide = Callable[[Tensor, Tensor, Boxes, Tensor, PatchGrid], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Batches:
     Args:
         images: decoded.
         guide: what concentration is; None where it has no say.
-        grid: patches of a view.
+        grid: patches of a view of full size.
         settings: of the run.
 
     Raises:
@@ -81,14 +82,16 @@ class Batches:
             epoch: from 0.
             progress: of the training, from 0 to 1.
         """
-        settings, grid = self._settings, self._grid
+        settings = self._settings
+        size = settings.size_at(progress)
+        grid = grid_of(size, size, self._grid)
         keys = image_keys(settings.seed, epoch, images)
         boxes = draw_boxes(keys, settings.side, settings.smallest_crop)
-        views = cut(self._images.pixels[images], boxes, settings.size)
+        views = cut(self._images.pixels[images], boxes, size)
         if self._guide is None:
             concentration = torch.zeros(len(images), grid.patches)
         else:
-            concentration = self._guide(images, keys, boxes, views)
+            concentration = self._guide(images, keys, boxes, views, grid)
         noise = settings.policy.noise(concentration, progress=progress, keys=keys)
         visible, masked = split(noise, settings.policy.visible(grid.patches))
         decoded = settings.decoding.choose(masked, concentration, keys)

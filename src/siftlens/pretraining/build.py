@@ -1,13 +1,16 @@
 """From settings to the autoencoder and the normalisation that its encoder will want ever after."""
 
+from math import lcm
+
 import timm
 import torch
 from timm.data import resolve_model_data_config
 
-from siftlens.core import ModelError
+from siftlens.core import ModelError, PatchGrid
 from siftlens.data import Normalization
 from siftlens.models.errors import first_line, unknown_model
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
+from siftlens.pretraining.patches import grid_of
 from siftlens.pretraining.settings import PretrainSettings
 
 _PLAIN = "vit_small_patch16_224"
@@ -17,7 +20,8 @@ def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]
     """Build the autoencoder with the seed's random weights.
 
     Raises:
-        ModelError: timm does not have the encoder, it is not plain, or the views are no whole number of patches.
+        ModelError: timm does not have the encoder, it is not plain, or views are no whole number of patches,
+            or one patch.
     """
     name, size = settings.model, settings.size
     if not timm.is_model(name):
@@ -37,5 +41,19 @@ def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]
             f"views of {size} px are no whole number of patches of {grid.patch_height}x{grid.patch_width} px; "
             f"the nearest size is {grid.height} px"
         )
+    if settings.first_size is not None:
+        _expect_patches(settings.first_size, grid)
     config = resolve_model_data_config(encoder)
     return model, Normalization(tuple(config["mean"]), tuple(config["std"]))
+
+
+def _expect_patches(size: int, grid: PatchGrid) -> None:
+    """Refuse first views that cannot be masked patch by patch."""
+    height, width = grid.patch_height, grid.patch_width
+    if size % height or size % width:
+        raise ModelError(
+            f"first views of {size} px are no whole number of patches of {height}x{width} px; "
+            f"choose a multiple of {lcm(height, width)} px"
+        )
+    if grid_of(size, size, grid).patches < 2:
+        raise ModelError(f"first views of {size} px are one patch, of which nothing can be masked; choose larger ones")

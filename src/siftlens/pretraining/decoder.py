@@ -53,6 +53,9 @@ class Decoder(nn.Module):
         layout: the encoder's sequence.
         values: numbers to predict per patch.
         settings: size and kind.
+
+    Attributes:
+        position: embedding of every patch of a view of full size.
     """
 
     position: Tensor
@@ -76,6 +79,7 @@ class Decoder(nn.Module):
         tokens: Float[Tensor, "batch token channel"],
         visible: Int64[Tensor, "batch visible"],
         decoded: Int64[Tensor, "batch decoded"],
+        position: Float[Tensor, "patch width"],
     ) -> Float[Tensor, "batch decoded values"]:
         """Predict patches.
 
@@ -83,10 +87,11 @@ class Decoder(nn.Module):
             tokens: from the encoder, the prefix first.
             visible: which patches the others stand for.
             decoded: which patches to predict.
+            position: embedding of every patch of the view.
         """
         seen = self.embed(tokens)
-        seen = torch.cat([seen[:, : self.prefix], seen[:, self.prefix :] + self.position[visible]], dim=1)
-        wanted = (self.mask_token + self.position[decoded]).to(seen.dtype)
+        seen = torch.cat([seen[:, : self.prefix], seen[:, self.prefix :] + position[visible]], dim=1)
+        wanted = (self.mask_token + position[decoded]).to(seen.dtype)
         # Attention knows no order, so that nothing needs to be put back into its place.
         x = wanted if self.cross else torch.cat([seen, wanted], dim=1)
         for block in self.blocks:

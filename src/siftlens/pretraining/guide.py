@@ -24,17 +24,20 @@ class KeypointGuide:
     Args:
         store: keypoints.
         place: where each image stands in the store.
-        grid: the patches of a view.
         other: take another image's keypoints, drawn anew for each view, through this view's box: a null.
     """
 
     store: KeypointStore
     place: Int64[np.ndarray, " image"]
-    grid: PatchGrid
     other: bool = False
 
     def __call__(
-        self, images: Int64[Tensor, " batch"], keys: Int64[Tensor, " batch"], boxes: Boxes, _: Tensor
+        self,
+        images: Int64[Tensor, " batch"],
+        keys: Int64[Tensor, " batch"],
+        boxes: Boxes,
+        _: Tensor,
+        grid: PatchGrid,
     ) -> Float[Tensor, "batch patch"]:
         """Count the keypoints of each patch.
 
@@ -42,12 +45,13 @@ class KeypointGuide:
             images: places in the data set.
             keys: of the views.
             boxes: of the views.
+            grid: the patches of a view.
         """
         total = len(self.place)
         if self.other and total > 1:
             further = 1 + (uniform(keys, Purpose.OTHER, 1)[:, 0] * (total - 1)).long()
             images = (images + further) % total
-        return torch.from_numpy(count_points(self.store, self.place[images.numpy()], boxes, self.grid))
+        return torch.from_numpy(count_points(self.store, self.place[images.numpy()], boxes, grid))
 
 
 def count_points(
@@ -69,18 +73,17 @@ def count_points(
 
 @dataclass(frozen=True)
 class GradientGuide:
-    """Mean squared gradient of the luma per patch, the rival that needs no keypoints.
-
-    Args:
-        grid: the patches of a view.
-    """
-
-    grid: PatchGrid
+    """Mean squared gradient of the luma per patch, the rival that needs no keypoints."""
 
     def __call__(
-        self, _images: Tensor, _keys: Tensor, _boxes: Boxes, views: UInt8[Tensor, "batch 3 height width"]
+        self,
+        _images: Tensor,
+        _keys: Tensor,
+        _boxes: Boxes,
+        views: UInt8[Tensor, "batch 3 height width"],
+        grid: PatchGrid,
     ) -> Float[Tensor, "batch patch"]:
         """Measure the views themselves."""
         luma = (views * torch.tensor(_LUMA).view(3, 1, 1)).sum(dim=1)
         down, right = torch.gradient(luma, dim=(1, 2))
-        return patchify((down.square() + right.square())[:, None], self.grid).mean(dim=2)
+        return patchify((down.square() + right.square())[:, None], grid).mean(dim=2)

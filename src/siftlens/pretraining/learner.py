@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from siftlens.data import Normalization
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.batches import Batch
+from siftlens.pretraining.patches import grid_of
 from siftlens.pretraining.schedule import rate_at
 from siftlens.pretraining.settings import PretrainSettings
 from siftlens.pretraining.views import normalised
@@ -51,6 +52,8 @@ class Learner:
             model.compile()
         self.optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), betas=_BETAS, fused=True)
         self._wrapped, self._stepper = fabric.setup(model, self.optimizer)
+        if settings.first_size is not None:  # made within the first step, they would have it compiled once more
+            model.positions(grid_of(settings.first_size, settings.first_size, model.layout.grid))
 
     def step(self, step: int, parts: list[Batch]) -> Tensor:
         """Do one step on this process's parts of it, and return the loss."""

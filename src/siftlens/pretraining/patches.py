@@ -1,10 +1,21 @@
 """Images as rows of pixels per patch, and where patches lie."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from siftlens.core import PatchGrid
+
+
+def grid_of(height: int, width: int, like: PatchGrid) -> PatchGrid:
+    """The patches of a view of another size, as large as those of a grid.
+
+    Args:
+        height: of the view, px.
+        width: of the view, px.
+        like: a grid with such patches.
+    """
+    return PatchGrid(height // like.patch_height, width // like.patch_width, like.patch_height, like.patch_width)
 
 
 def patchify(
@@ -36,7 +47,7 @@ def take(
     return taken
 
 
-def sines(grid: PatchGrid, width: int) -> Float[Tensor, "patch {width}"]:
+def sines(grid: PatchGrid, width: int, of: PatchGrid | None = None) -> Float[Tensor, "patch {width}"]:
     """Position embedding of sines and cosines: a quarter of the channels each for sin x, cos x, sin y, cos y.
 
     Source: Vaswani et al. 2017, in two directions as in MAE (He et al. 2022).
@@ -44,8 +55,16 @@ def sines(grid: PatchGrid, width: int) -> Float[Tensor, "patch {width}"]:
     Args:
         grid: the patches.
         width: channels, a multiple of 4.
+        of: a grid over the same view in whose patches places are counted; by default `grid` itself. A patch's place is
+            that of its centre.
     """
+    of = of or grid
     rates = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    place = torch.cartesian_prod(torch.arange(grid.rows), torch.arange(grid.cols))
+    place = torch.cartesian_prod(_places(grid.rows, of.rows), _places(grid.cols, of.cols))
     down, right = (place[:, axis, None] * rates for axis in (0, 1))
     return torch.cat([right.sin(), right.cos(), down.sin(), down.cos()], dim=1).float()
+
+
+def _places(count: int, of: int) -> Float64[Tensor, " {count}"]:
+    """Centres of so many patches side by side, in a row of `of` patches whose centres are whole numbers."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) * of / count - 0.5

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from siftlens.core import InputError, PatchGrid
+from siftlens.core import InputError
 from siftlens.data import atomic_path, expect_writable, is_result
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, Shrinking
@@ -114,7 +114,7 @@ def pretrain(
     expect_writable(out)  # before images are decoded, which takes long
     with step_errors(out):
         held = _held(fabric, images, settings.side, out, workers, progress)
-    batches = Batches(held, guide_of(settings, store, held, model.layout.grid), model.layout.grid, settings)
+    batches = Batches(held, guide_of(settings, store, held), model.layout.grid, settings)
     run = Run(fabric, model, normalization, held, batches, settings, out, pace, progress)
     if fabric.is_global_zero:
         about = {
@@ -152,12 +152,10 @@ def _held(
     return replace(shared, pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
-def guide_of(
-    settings: PretrainSettings, store: KeypointStore | None, held: HeldImages, grid: PatchGrid
-) -> Guide | None:
+def guide_of(settings: PretrainSettings, store: KeypointStore | None, held: HeldImages) -> Guide | None:
     """What concentration is in a run; None where it has no say."""
     if not settings.guided:
         return None
     if store is None:
-        return GradientGuide(grid)
-    return KeypointGuide(store, in_order_of(store, held), grid, other=settings.guide == "other")
+        return GradientGuide()
+    return KeypointGuide(store, in_order_of(store, held), other=settings.guide == "other")

@@ -21,6 +21,8 @@ class PretrainSettings:
         architecture: arguments of timm.create_model that differ from the name's own.
         size: width and height of views, px.
         source: width and height of the squares that views are cut from, px; by default `size`.
+        first_size: width and height of views at first, px; None for `size` from the beginning.
+        first_part: share of the training with views of `first_size`.
         epochs: passes over the images.
         batch_size: images per step, over all processes and parts.
         learning_rate: at a batch of 256, scaled in proportion to the batch.
@@ -43,6 +45,8 @@ class PretrainSettings:
     architecture: Mapping[str, Any] = field(default_factory=dict)
     size: int = 128
     source: int | None = None
+    first_size: int | None = None
+    first_part: float = 0.6
     epochs: int = 100
     batch_size: int = 256
     learning_rate: float = 1.5e-4
@@ -73,6 +77,12 @@ class PretrainSettings:
             raise InputError(
                 f"views of {self.size} px cannot be cut from squares of {self.side} px; choose a larger source"
             )
+        if self.first_size is not None and not 0 < self.first_size < self.size:
+            raise InputError(
+                f"first_size must be positive and smaller than size, {self.size} px, got {self.first_size}"
+            )
+        if not 0 < self.first_part < 1:
+            raise InputError(f"first_part must lie between 0 and 1, got {self.first_part}")
         if self.loss_temperature is not None and not self.loss_temperature > 0:
             raise InputError(f"loss_temperature must be positive, got {self.loss_temperature}")
         if self.guide not in GUIDES:
@@ -82,6 +92,14 @@ class PretrainSettings:
     def side(self) -> int:
         """Width and height of the squares that views are cut from, px."""
         return self.source or self.size
+
+    def size_at(self, progress: float) -> int:
+        """Width and height of views, px.
+
+        Args:
+            progress: of the training, from 0 to 1.
+        """
+        return self.size if self.first_size is None or progress >= self.first_part else self.first_size
 
     @property
     def guided(self) -> bool:

@@ -16,7 +16,7 @@ from siftlens.pretraining.features import CHUNK, features
 from siftlens.pretraining.images import HeldImages
 from siftlens.pretraining.logbook import Logbook
 from siftlens.pretraining.neighbours import knn_predict, labels_of
-from siftlens.pretraining.patches import patchify, unpatchify
+from siftlens.pretraining.patches import grid_of, patchify, unpatchify
 from siftlens.pretraining.views import normalised
 
 _WATCHED, _FEWEST = 2000, 200  # images for k-NN, spread evenly
@@ -116,7 +116,7 @@ def draw_reconstructions(path: Path, model: MaskedAutoencoder, batch: Batch, nor
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalization.mean, normalization.std))
     predicted = model.predict(x, visible, decoded).cpu()
 
-    grid = model.layout.grid
+    grid = grid_of(batch.views.shape[2], batch.views.shape[3], model.layout.grid)
     true = patchify(batch.views / 255, grid)
     seen = torch.full_like(true, _GREY)
     _put(seen, batch.visible, true.gather(1, _wide(batch.visible, true)))
