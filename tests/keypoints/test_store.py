@@ -84,6 +84,14 @@ def test_a_byte_that_changed_is_found_out(tmp_path):
         KeypointStore.load(path)
 
 
+def test_a_changed_header_is_found_out(tmp_path):
+    path = tmp_path / "keypoints.safetensors"
+    stored().save(path)
+    path.write_bytes(path.read_bytes().replace(b'"side":"97"', b'"side":"96"'))
+    with pytest.raises(InputError, match=r"damaged, .*\(its bytes have changed\); delete it and run siftlens"):
+        KeypointStore.load(path)
+
+
 @pytest.mark.parametrize("part", ["identities", "start", "x"])
 def test_parts_that_do_not_fit_together_are_refused(tmp_path, part):
     path = tmp_path / "keypoints.safetensors"

@@ -60,6 +60,7 @@ def test_a_folder_without_a_usable_image_is_refused(folder, tmp_path):
         hold(folder, Shrinking(64, 64), spill=tmp_path / "spill")
     with pytest.raises(NothingReadableError, match="none of 12 images can be used"):
         detect_images(folder, tmp_path / "keypoints", side=64)
+    assert not list(tmp_path.glob("keypoints*"))  # nothing to go on from
 
 
 def test_keypoints_are_found_in_the_very_squares(folder, tmp_path):

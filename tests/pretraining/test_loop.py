@@ -340,6 +340,17 @@ def test_the_first_checkpoint_comes_early(photos, tmp_path, monkeypatch):
     assert saved == [1, STEPS]
 
 
+@pytest.mark.parametrize("glob", ["**/*", "*/*", "*/*.png", "out/*.p?g"])
+def test_nothing_is_written_where_a_glob_would_find_it(photos, tmp_path, glob):
+    for place in (photos / "out", photos / "a"):
+        if glob.startswith("out") and place.name != "out":
+            continue
+        with pytest.raises(InputError, match="where its pictures would be trained on; choose a folder elsewhere"):
+            run(str(photos / glob), place)
+    with pytest.raises(InputError, match="no images"):
+        run(str(photos / "none" / glob), tmp_path / "out")
+
+
 def test_nothing_is_written_among_the_images(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     for out in (tmp_path / "photos", tmp_path / "photos" / "out"):
@@ -412,12 +423,38 @@ def test_keypoints_detected_otherwise_are_not_resumed(photos, keypoints, tmp_pat
         run(photos, tmp_path / "out", settings, keypoints=tmp_path / "others", resume=True)
 
 
-def test_a_damaged_state_is_refused(photos, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-7],
+        lambda content: content[:-7] + bytes([content[-7] ^ 1]) + content[-6:],  # one bit of a weight
+        lambda content: content.replace(b'"step":"3"', b'"step":"2"'),
+        lambda content: content.replace(b"exp_avg.encoder.cls_token", b"exp_avh.encoder.cls_token"),
+        lambda content: content.replace(b"model.encoder.cls_token", b"model.encoder.clt_token"),
+    ],
+    ids=["cut off", "a bit", "the step", "a moment's name", "a weight's name"],
+)
+def test_a_damaged_state_is_refused_and_the_encoder_stays(photos, tmp_path, damage):
     run(photos, tmp_path, replace(SETTINGS, epochs=1))
-    state = tmp_path / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-7])
+    state, encoder = tmp_path / "state.safetensors", (tmp_path / "encoder.safetensors").read_bytes()
+    content = state.read_bytes()
+    state.write_bytes(damage(content))
+    assert state.read_bytes() != content
     with pytest.raises(StudyError, match=r"state\.safetensors is damaged .*, and cannot be resumed; begin anew"):
         run(photos, tmp_path, replace(SETTINGS, epochs=1), resume=True)
+    assert (tmp_path / "encoder.safetensors").read_bytes() == encoder
+
+
+def test_what_a_killed_run_left_half_written_goes(photos, tmp_path):
+    half = tmp_path / ".state.safetensors.9gl5bb1i.tmp"
+    half.write_bytes(b"half")
+    run(photos, tmp_path, replace(SETTINGS, epochs=1))
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "test_vit"])
+def test_the_encoder_is_named_as_elsewhere(name):
+    assert replace(SETTINGS, model=name).model == "test_vit"
 
 
 @pytest.mark.parametrize(
@@ -437,6 +474,12 @@ def test_a_damaged_state_is_refused(photos, tmp_path):
         ),
         ({"first_size": 8}, ModelError, "first views of 8 px are one patch, of which nothing can be masked"),
         ({"batch_size": 21}, InputError, "a batch of 21 needs as many images, got 20"),
+        (
+            {"decoding": PartialDecoding(0.99)},
+            InputError,
+            "a share of 0.99 of 12 masked patches is all of them; choose",
+        ),
+        ({"decoding": PartialDecoding(0.5, 0.01)}, InputError, "a part of 0.01 of 6 decoded patches is none; choose"),
     ],
 )
 def test_what_cannot_be_done_is_said(photos, tmp_path, changes, error, message):
@@ -466,7 +509,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
         ({"first_part": 0.0}, "first_part must lie between 0 and 1, got 0.0"),
         ({"first_part": 1.0}, "first_part must lie between 0 and 1, got 1.0"),
         ({"first_part": math.nan}, "first_part must lie between 0 and 1, got nan"),
-        ({"loss_temperature": 0.0}, "loss_temperature must be positive, got 0.0"),
+        ({"loss_temperature": 0.0}, "loss_temperature must be at least 0.001, got 0.0"),
+        ({"loss_temperature": 1e-40}, "loss_temperature must be at least 0.001, got 1e-40"),
         ({"guide": "depth"}, "guide must be one of keypoints, other, gradient, got 'depth'"),
     ],
 )

@@ -140,8 +140,8 @@ def test_zscore_of_a_constant_row_is_zero():
     ("settings", "message"),
     [
         ({"name": "keypoints"}, "must be one of random, keypoint-high, keypoint-low, ramped, hints, got 'keypoints'"),
-        ({"alpha": -1.0}, "alpha must be finite and not negative, got -1.0"),
-        ({"alpha": float("inf")}, "alpha must be finite and not negative, got inf"),
+        ({"alpha": -1.0}, r"alpha must lie in \[0, 100\], got -1.0"),
+        ({"alpha": 1e300}, r"alpha must lie in \[0, 100\], got 1e\+300"),
         ({"ratio": 1.0}, "mask ratio must lie between 0 and 1, got 1.0"),
     ],
 )

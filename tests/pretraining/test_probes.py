@@ -163,6 +163,11 @@ def test_a_probe_is_a_function_of_its_seed(model, images, method):
     assert (first == again).all()
 
 
+def test_epochs_without_training_are_refused(model, images):
+    with pytest.raises(InputError, match="k-NN trains nothing; leave the 3 epochs out"):
+        probe(model, images, "knn", epochs=3)
+
+
 def test_unknown_methods_and_no_epochs_are_refused(model, images):
     with pytest.raises(InputError, match="must be one of linear, knn, finetune, got 'svm'"):
         probe(model, images, "svm")

@@ -1,6 +1,6 @@
 """Images: where they come from, how they are decoded, and what a model sees of them."""
 
-from siftlens.data.atomic import atomic_path, disk_errors, expect_writable, reserve, write_page
+from siftlens.data.atomic import atomic_path, discard_unfinished, disk_errors, expect_writable, reserve, write_page
 from siftlens.data.decode import Unreadable, decode, expect_folder
 from siftlens.data.files import open_images
 from siftlens.data.jpeg import Jpeg, as_jpeg
@@ -50,6 +50,7 @@ __all__ = [
     "content_hash",
     "decode",
     "discard_progress",
+    "discard_unfinished",
     "disk_errors",
     "expect_asked",
     "expect_folder",

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from siftlens.core import InputError
 
-UNFINISHED = ".*.tmp"  # what a killed process leaves of a file
+_UNFINISHED = ".*.tmp"  # what a killed process leaves of a file
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -106,6 +106,12 @@ def _keep_name(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def discard_unfinished(folder: Path) -> None:
+    """Remove the files of a folder that a killed process left half written."""
+    for path in folder.glob(_UNFINISHED):
+        path.unlink(missing_ok=True)
 
 
 def reserve(path: Path, size: int) -> None:

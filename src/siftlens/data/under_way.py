@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from siftlens.core import InputError
-from siftlens.data.atomic import UNFINISHED, disk_errors
+from siftlens.data.atomic import discard_unfinished, disk_errors
 from siftlens.data.records import PROGRESS, STATE
 
 _HASHED = {"names": "images of other names", "file_sizes": "images whose files had other sizes"}
@@ -24,8 +24,7 @@ def has_progress(folder: Path) -> bool:
 def discard_progress(folder: Path) -> None:
     """Remove what an interrupted run would go on from, and files that a killed one left half written."""
     shutil.rmtree(folder / PROGRESS, ignore_errors=True)
-    for path in folder.glob(UNFINISHED):
-        path.unlink(missing_ok=True)
+    discard_unfinished(folder)
 
 
 def _locked(folder: Path) -> FileLock:

@@ -98,12 +98,8 @@ class KeypointStore:
             "start": self.start,
             **{name: getattr(self, name) for name in _COLUMNS},
         }
-        metadata = {
-            "format": _FORMAT,
-            "side": str(self.side),
-            "settings": dumps(asdict(self.settings)),
-            "digest": _digest(arrays),
-        }
+        metadata = {"format": _FORMAT, "side": str(self.side), "settings": dumps(asdict(self.settings))}
+        metadata["digest"] = _digest(arrays, metadata)
         with atomic_path(path) as target:
             save_file(arrays, target, metadata)
 
@@ -123,7 +119,7 @@ class KeypointStore:
                     raise InputError(f"{path} holds no keypoints of images; name a file that siftlens keypoints wrote")
                 arrays = {name: file.get_tensor(name) for name in ("identities", "contents", "start", *_COLUMNS)}
             _expect_consistent(arrays)
-            if _digest(arrays) != metadata["digest"]:
+            if metadata.pop("digest") != _digest(arrays, metadata):
                 raise ValueError("its bytes have changed")
             return cls(
                 identities=tuple(arrays["identities"].tobytes().decode().split("\n")),
@@ -142,9 +138,9 @@ class KeypointStore:
             ) from error
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash of all arrays' bytes, by which bytes that changed on the disk are found out."""
-    digest = hashlib.blake2b(digest_size=_DIGEST)
+def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """Hash of all that a file holds, by which bytes that changed on the disk are found out."""
+    digest = hashlib.blake2b(dumps(sorted(metadata.items())).encode(), digest_size=_DIGEST)
     for name in sorted(arrays):
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()

@@ -20,6 +20,7 @@ def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]
     """Build the autoencoder with the seed's random weights.
 
     Raises:
+        InputError: a share of the patches that is rounded away.
         ModelError: timm does not have the encoder, it is not plain, or views are no whole number of patches,
             or one patch.
     """
@@ -43,6 +44,7 @@ def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]
         )
     if settings.first_size is not None:
         _expect_patches(settings.first_size, grid)
+    settings.decoding.expect_effect(grid.patches - settings.policy.visible(grid.patches))
     config = resolve_model_data_config(encoder)
     return model, Normalization(tuple(config["mean"]), tuple(config["std"]))
 

@@ -1,6 +1,7 @@
 """The files of a run, whole or not at all: its state, from which it goes on exactly, and the encoder."""
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from json import dumps, loads
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def save_state(
         for moment in _MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
                 tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    _write(folder / STATE, tensors, {"step": str(step), "settings": dumps(dict(settings))})
+    metadata = {"step": str(step), "settings": dumps(dict(settings))}
+    metadata["digest"] = _digest(tensors, metadata)
+    _write(folder / STATE, tensors, metadata)
 
 
 def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> int:
@@ -61,6 +64,9 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        digest = metadata.pop("digest")
+        if digest != _digest(tensors, metadata):
+            raise ValueError("its bytes have changed")
         step, before = int(metadata["step"]), loads(metadata["settings"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise StudyError(f"{path} is damaged ({error}), and cannot be resumed; begin anew in another folder") from error
@@ -79,6 +85,16 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
             own = {moment: tensor.to(parameter.device) for moment, tensor in moments.items() if tensor is not None}
             optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **own}
     return step
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Hash of all that a file holds: bytes that change on a disk would be trained on as if nothing were wrong."""
+    digest = blake2b(dumps(sorted(metadata.items())).encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_encoder(folder: Path, encoder: nn.Module, settings: PretrainSettings) -> None:

@@ -32,6 +32,23 @@ class PartialDecoding:
         if not 0 <= self.ranked <= 1:
             raise InputError(f"the ranked part of the decoded patches must lie in [0, 1], got {self.ranked}")
 
+    def counts(self, masked: int) -> tuple[int, int]:
+        """How many of so many masked patches are decoded, and how many of those by concentration."""
+        decoded = max(1, round(masked * self.share))
+        return decoded, round(decoded * self.ranked)
+
+    def expect_effect(self, masked: int) -> None:
+        """Check that what was asked for is not rounded away.
+
+        Raises:
+            InputError: a share of all masked patches but all of them, or of none but none by concentration.
+        """
+        decoded, top = self.counts(masked)
+        if decoded == masked and self.share < 1:
+            raise InputError(f"a share of {self.share} of {masked} masked patches is all of them; choose a smaller one")
+        if self.share < 1 and self.ranked > 0 and not top:
+            raise InputError(f"a part of {self.ranked} of {decoded} decoded patches is none; choose a larger one")
+
     def choose(
         self,
         masked: Int64[Tensor, "batch masked"],
@@ -40,10 +57,9 @@ class PartialDecoding:
     ) -> Int64[Tensor, "batch decoded"]:
         """Which of the masked patches are decoded; ties in concentration are broken by chance."""
         count = masked.shape[1]
-        decoded = max(1, round(count * self.share))
+        decoded, top = self.counts(count)
         if decoded == count:
             return masked
-        top = round(decoded * self.ranked)
         by_chance = torch.argsort(uniform(keys, Purpose.TIES, count), dim=1)
         place = ranks(concentration.gather(1, masked), among_equals=by_chance)
         # Those ranked highest come first in any case, below every number of the rest.

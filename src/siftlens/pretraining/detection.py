@@ -59,8 +59,12 @@ def detect_images(
                 yield image
         expect_some(len(source) - len(aside), aside)
 
-    with KeypointCache(partial) as cache:
-        store = KeypointStore.gather(found(cache), side, settings)
+    try:
+        with KeypointCache(partial) as cache:
+            store = KeypointStore.gather(found(cache), side, settings)
+    except NothingReadableError:
+        partial.unlink(missing_ok=True)  # there is nothing to go on from
+        raise
     store.save(out)
     partial.unlink(missing_ok=True)
     return store, aside

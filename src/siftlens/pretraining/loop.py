@@ -97,7 +97,8 @@ class Run:
         self._fabric, self._model, self._normalization = fabric, model, normalization
         self._images, self._batches, self._settings = images, batches, settings
         self._out, self._pace, self._progress = out, pace, progress
-        self._learner = Learner(fabric, model, normalization, settings, batches.steps, compiled=pace.compile)
+        with step_errors(out):
+            self._learner = Learner(fabric, model, normalization, settings, batches.steps, compiled=pace.compile)
         self._about = batches.describe()
         self._first = 0
         if (out / STATE).exists():
@@ -168,7 +169,8 @@ class Run:
         if not self._fabric.is_global_zero:
             return
         if epoch is not None:
-            self._watch.after(epoch)
+            with step_errors(self._out):
+                self._watch.after(epoch)
         if step == self._batches.steps or time.monotonic() - self._saved >= self._pace.save_every:
             if not all(bool(torch.isfinite(weights).all()) for weights in self._model.parameters()):
                 raise self._diverged(f"weights are not finite after step {step}")  # told before they are kept

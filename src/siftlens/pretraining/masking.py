@@ -11,6 +11,7 @@ from siftlens.core import InputError
 from siftlens.pretraining.randomness import Purpose, uniform
 
 POLICIES = ("random", "keypoint-high", "keypoint-low", "ramped", "hints")
+_STRONGEST = 100  # alpha at which chance has no say any more
 _HINTED = 0.1  # of the masked patches in the top quartile
 
 
@@ -29,7 +30,7 @@ class MaskPolicy:
         ratio: share of the patches that is masked.
 
     Raises:
-        InputError: another name, an alpha that is negative or infinite, or a ratio outside (0, 1).
+        InputError: another name, an alpha outside [0, 100], or a ratio outside (0, 1).
     """
 
     name: str = "random"
@@ -39,8 +40,8 @@ class MaskPolicy:
     def __post_init__(self) -> None:
         if self.name not in POLICIES:
             raise InputError(f"the mask policy must be one of {', '.join(POLICIES)}, got {self.name!r}")
-        if not 0 <= self.alpha < inf:
-            raise InputError(f"the policy's alpha must be finite and not negative, got {self.alpha}")
+        if not 0 <= self.alpha <= _STRONGEST:
+            raise InputError(f"the policy's alpha must lie in [0, {_STRONGEST}], got {self.alpha}")
         if not 0 < self.ratio < 1:
             raise InputError(f"the mask ratio must lie between 0 and 1, got {self.ratio}")
 

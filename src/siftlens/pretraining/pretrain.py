@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from json import dumps
 from os import PathLike
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from siftlens.core import InputError
-from siftlens.data import atomic_path, expect_writable, is_result
+from siftlens.data import atomic_path, discard_unfinished, expect_writable, is_result
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, Shrinking
 from siftlens.pretraining.batches import Batches, Guide
@@ -84,7 +85,7 @@ def pretrain(
         SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
     """
     settings, pace = settings or PretrainSettings(), pace or Pace()
-    if isinstance(images, str | PathLike) and out.resolve().is_relative_to(Path(images).resolve()):
+    if isinstance(images, str | PathLike) and _among(out, str(images)):
         raise InputError(f"{out} lies in {images}, where its pictures would be trained on; choose a folder elsewhere")
     if is_result(out):
         raise InputError(f"{out} holds a study, an audit or a prompt; choose another folder, or remove that one first")
@@ -100,8 +101,8 @@ def pretrain(
         store = KeypointStore.load(keypoints)
     elif keypoints is not None:
         raise InputError(
-            f"{keypoints} was named, but nothing is guided by keypoints; say what is (--policy keypoint-high, --decode "
-            "with --ranked, or --loss-temperature), or leave --keypoints out"
+            f"{keypoints} was named, but nothing is guided by keypoints; say what is (--policy keypoint-high with an "
+            "--alpha above 0, --decode with --ranked, or --loss-temperature), or leave --keypoints out"
         )
     model, normalization = build(settings)
     fabric = launch(device, precision)
@@ -114,6 +115,8 @@ def pretrain(
     expect_writable(out)  # before images are decoded, which takes long
     with step_errors(out):
         held = _held(fabric, images, settings.side, out, workers, progress)
+    if fabric.is_global_zero:
+        discard_unfinished(out)
     batches = Batches(held, guide_of(settings, store, held), model.layout.grid, settings)
     run = Run(fabric, model, normalization, held, batches, settings, out, pace, progress)
     if fabric.is_global_zero:
@@ -132,6 +135,13 @@ def pretrain(
     if fabric.is_global_zero:
         (out / _PIXELS).unlink(missing_ok=True)
     return Pretrained(out / ENCODER, len(held), held.aside, finished)
+
+
+def _among(out: Path, images: str) -> bool:
+    """Whether files in a folder would be among the images of a folder or a glob."""
+    there, file = Path(images).resolve(), str((out / "reconstructions.png").resolve())
+    globs = (str(there), str(there).replace("**/", ""))  # two stars also stand for no folder
+    return out.resolve().is_relative_to(there) or any(fnmatchcase(file, glob) for glob in globs)
 
 
 def _held(

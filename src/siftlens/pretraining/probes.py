@@ -71,12 +71,14 @@ def probe(
         progress: called with a stage, images done and images to do.
 
     Raises:
-        InputError: another method, or epochs that are not positive.
+        InputError: another method, epochs that are not positive, or any for "knn".
     """
     if method not in METHODS:
         raise InputError(f"a probe's method must be one of {', '.join(METHODS)}, got {method!r}")
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs must be positive, got {epochs}")
+    if method == "knn" and epochs is not None:
+        raise InputError(f"k-NN trains nothing; leave the {epochs} epochs out")
     if method == "finetune":
         epochs = epochs or FINETUNE_EPOCHS
         predicted = finetune_predict(model, images, epochs=epochs, seed=seed, progress=progress)

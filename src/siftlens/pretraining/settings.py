@@ -11,13 +11,15 @@ from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.guide import GUIDES
 from siftlens.pretraining.masking import MaskPolicy
 
+_COLDEST = 1e-3  # temperature of loss weights, at which one patch has all the weight
+
 
 @dataclass(frozen=True)
 class PretrainSettings:
     """How a masked autoencoder is trained. Two runs of the same settings end with the same weights.
 
     Args:
-        model: the encoder's name in timm.
+        model: the encoder's name in timm, with or without "timm/" before it.
         architecture: arguments of timm.create_model that differ from the name's own.
         size: width and height of views, px.
         source: width and height of the squares that views are cut from, px; by default `size`.
@@ -62,6 +64,7 @@ class PretrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", self.model.removeprefix("timm/"))
         if self.source is None:
             object.__setattr__(self, "source", self.size)
         for name in ("size", "epochs", "batch_size", "learning_rate"):
@@ -83,8 +86,8 @@ class PretrainSettings:
             )
         if not 0 < self.first_part < 1:
             raise InputError(f"first_part must lie between 0 and 1, got {self.first_part}")
-        if self.loss_temperature is not None and not self.loss_temperature > 0:
-            raise InputError(f"loss_temperature must be positive, got {self.loss_temperature}")
+        if self.loss_temperature is not None and not _COLDEST <= self.loss_temperature < inf:
+            raise InputError(f"loss_temperature must be at least {_COLDEST}, got {self.loss_temperature}")
         if self.guide not in GUIDES:
             raise InputError(f"guide must be one of {', '.join(GUIDES)}, got {self.guide!r}")
 
