@@ -342,9 +342,7 @@ def test_the_first_checkpoint_comes_early(photos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("glob", ["**/*", "*/*", "*/*.png", "out/*.p?g"])
 def test_nothing_is_written_where_a_glob_would_find_it(photos, tmp_path, glob):
-    for place in (photos / "out", photos / "a"):
-        if glob.startswith("out") and place.name != "out":
-            continue
+    for place in {"**/*": (photos, photos / "a"), "out/*.p?g": (photos / "out",)}.get(glob, (photos / "a",)):
         with pytest.raises(InputError, match="where its pictures would be trained on; choose a folder elsewhere"):
             run(str(photos / glob), place)
     with pytest.raises(InputError, match="no images"):
