@@ -22,7 +22,7 @@ from siftlens.attention.trial import Trial
 
 Found = TypeVar("Found")
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size})
 _OF_TORCH = frozenset(nn.Module().__dict__) - {"training"}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _LONGEST, _DEEPEST = 1000, 3  # of containers among a module's attributes, whose content is looked at
@@ -67,7 +67,7 @@ def remembered(trial: Trial, what: Hashable, find: Callable[[], Found]) -> Found
             known: Found = kept.found[what, call]
             return known
     found = find()
-    state = _state(trial.model)  # again: a first pass may have made something
+    state = _state(trial.model, watch=True)  # again: a first pass may have made something
     if state is not None:
         with _lock:
             kept = _kept.get(trial.model)
@@ -87,7 +87,7 @@ def _form(trial: Trial) -> Hashable:
     """All of a call but its images' content; None where other tensors or objects go along, or torch is intercepted."""
     images, rest = trial.images, trial.others
     modes = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
-    if images is None or not all(isinstance(value, _PLAIN) for _, value in rest):
+    if images is None or not all(type(value) in _PLAIN for _, value in rest):
         return None
     if modes or torch._C._len_torch_dispatch_stack():
         return None
@@ -97,41 +97,59 @@ def _form(trial: Trial) -> Hashable:
     return (tuple(images.shape[1:]), images.dtype, images.device, autocast, others)
 
 
-def _state(model: nn.Module) -> _State | None:
-    """The state of a model; None where it cannot be told."""
-    look = _Look()
+def _state(model: nn.Module, *, watch: bool = False) -> _State | None:
+    """The state of a model; None where it cannot be told.
+
+    Args:
+        model: whose.
+        watch: also note what would have to stay alive for the ids to hold.
+    """
+    look = _Look(watch)
     try:
-        parts = (*look.model(model), *everywhere._global_forward_pre_hooks, *everywhere._global_forward_hooks)
+        look.at_model(model)
     except (RuntimeError, NotImplementedError):  # inference tensors count no changes, other kinds have no address
         return None
-    return _State(parts, tuple(look.objects))
+    hooks = (*everywhere._global_forward_pre_hooks, *everywhere._global_forward_hooks)
+    return _State((*look.parts, *hooks), tuple(look.objects))
 
 
 class _Look:
-    """Goes through a model once, and notes what it met."""
+    """Goes through a model once, and notes what it met. In every context, so that it has to be quick."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: bool):
+        self.parts: list[Hashable] = []
         self.objects: list[ref[Any]] = []
+        self._watch = watch
         self._seen: set[int] = set()
 
-    def model(self, model: nn.Module) -> list[Hashable]:
-        """Each of its modules: class, weights, hooks and attributes."""
-        parts: list[Hashable] = []
-        for module in model.modules():
+    def at_model(self, model: nn.Module) -> None:
+        """Note each module: its class, weights, hooks and attributes."""
+        note = self.parts.append
+        left = [model]
+        while left:
+            module = left.pop()
             own = module.__dict__
-            parts.append((self._known(module), type(module), id(type(module).forward)))
+            note((self._known(module), type(module), id(type(module).forward)))
             for weights in (own["_parameters"], own["_buffers"]):
-                parts.extend((key, self._value(value)) for key, value in weights.items())
+                for key, value in weights.items():
+                    note((key, self._value(value)))
             for hooks in _HOOKS:
-                parts.extend(key for key, hook in own[hooks].items() if not _stands_aside(hook))
-            parts.extend((key, self._value(value)) for key, value in own.items() if key not in _OF_TORCH)
-        return parts
+                if own[hooks]:
+                    note(tuple(key for key, hook in own[hooks].items() if not _stands_aside(hook)))
+            for key, value in own.items():
+                if key not in _OF_TORCH:
+                    note((key, type(value), value) if type(value) in _PLAIN else (key, self._value(value)))
+            for key, part in own["_modules"].items():
+                note(key)
+                if part is not None and id(part) not in self._seen:
+                    self._seen.add(id(part))
+                    left.append(part)
 
     def _value(self, value: Any, depth: int = 0) -> Hashable:
-        if isinstance(value, _PLAIN):
+        if type(value) in _PLAIN:
             return type(value), value
         if isinstance(value, Tensor):
-            return self._known(value), value._version, value.data_ptr(), value.shape, value.dtype
+            return self._known(value), value._version, value.data_ptr(), value.dtype
         if isinstance(value, Mapping | tuple | list | set | frozenset):
             if len(value) > _LONGEST or depth >= _DEEPEST:
                 return type(value), len(value), self._known(value)
@@ -144,8 +162,9 @@ class _Look:
         return known, tuple((key, self._value(part, _DEEPEST)) for key, part in getattr(value, "__dict__", {}).items())
 
     def _known(self, value: Any) -> int:
-        with suppress(TypeError):  # lists, for instance, cannot be watched
-            self.objects.append(ref(value))
+        if self._watch:
+            with suppress(TypeError):  # lists, for instance, cannot be watched
+                self.objects.append(ref(value))
         return id(value)
 
 

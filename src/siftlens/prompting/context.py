@@ -162,7 +162,7 @@ def expect_unprompted(model: nn.Module) -> None:
     """
     with _lock:
         around = any(part is model for other in _prompted for part in other.modules())
-        if around or any(part in _prompted for part in model.modules()):
+        if around or (_prompted and any(part in _prompted for part in model.modules())):
             raise CaptureError("this model is prompted already; leave that context, or make one policy of both")
 
 
