@@ -134,8 +134,9 @@ class _Look:
                 for key, value in weights.items():
                     note((key, self._value(value)))
             for hooks in _HOOKS:
-                if own[hooks]:
-                    note(tuple(key for key, hook in own[hooks].items() if not _stands_aside(hook)))
+                for key, hook in own[hooks].items():
+                    if not _stands_aside(hook):
+                        note(key)
             for key, value in own.items():
                 if key not in _OF_TORCH:
                     note((key, type(value), value) if type(value) in _PLAIN else (key, self._value(value)))
