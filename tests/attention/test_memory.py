@@ -1,9 +1,12 @@
 """What trials found is kept while a model stays as it was, and no longer."""
 
+import collections
 import gc
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,11 +14,18 @@ from torch.overrides import TorchFunctionMode
 
 import siftlens
 from oracles.zoo import ZOO, model_of
-from siftlens.attention.memory import _State
+from siftlens.attention.memory import _kept, _State
 from siftlens.attention.trial import Trial
 from siftlens.prompting import Bias, Contrast, Policy, TokenChoice
 
 SIZE, PATCHES = (12, 20), 15
+
+
+class Slots:
+    __slots__ = ("kind",)
+
+    def __init__(self):
+        self.kind = "eager"
 
 
 class Configured(nn.Module):
@@ -26,9 +36,13 @@ class Configured(nn.Module):
         self.vit = model_of(ZOO["timm-vit"])
         self.register_buffer("scale", torch.ones(()))
         self.level, self.levels = 1, [1, {"deep": 2.0}]
-        self.config, self.aside = SimpleNamespace(kind="eager"), [nn.Identity()]
+        self.config, self.aside = SimpleNamespace(kind="eager", inner=SimpleNamespace(column=1)), [nn.Identity()]
+        self.slots, self.order, self.mixing = Slots(), np.arange(3), partial(torch.add, alpha=1)
 
-    def forward(self, images, flag=True, extra=None):
+    factor = 1
+
+    def forward(self, images=None, flag=True, extra=None, instead=None):
+        images = instead if images is None else images
         return self.vit(images) * self.scale
 
 
@@ -142,6 +156,37 @@ def object_exchanged(model):
     model.aside[0] = nn.Identity()
 
 
+def inner_object_changed(model):
+    model.config.inner.column = 2
+
+
+def module_in_a_list_changed(model):
+    model.aside[0].column = 2
+
+
+def slot_changed(model):
+    model.slots.kind = "sdpa"
+
+
+def array_changed(model):
+    model.order[0] = 2
+
+
+def partial_changed(model):
+    model.mixing.keywords["alpha"] = 2
+
+
+def weights_changed_without_a_count(model):
+    model.vit.blocks[0].attn.qkv.weight.data += 1e-3
+
+
+def a_fused_step(model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    model(torch.ones(2, 3, *SIZE)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -158,6 +203,13 @@ def object_exchanged(model):
         list_changed,
         object_changed,
         object_exchanged,
+        inner_object_changed,
+        module_in_a_list_changed,
+        slot_changed,
+        array_changed,
+        partial_changed,
+        weights_changed_without_a_count,
+        a_fused_step,
     ],
 )
 def test_a_changed_model_is_tried_anew(model, trials, change):
@@ -170,11 +222,12 @@ def test_a_changed_model_is_tried_anew(model, trials, change):
     assert not trials()
 
 
-def test_a_class_whose_code_is_exchanged_is_tried_anew(model, trials, monkeypatch):
+@pytest.mark.parametrize(("name", "value"), [("forward", None), ("factor", 2)])
+def test_a_class_that_changed_is_tried_anew(model, trials, monkeypatch, name, value):
     read(model)
     trials()
     forward = Configured.forward
-    monkeypatch.setattr(Configured, "forward", lambda *given, **named: forward(*given, **named))
+    monkeypatch.setattr(Configured, name, value or (lambda *given, **named: forward(*given, **named)))
     read(model)
     assert trials()
 
@@ -186,6 +239,9 @@ def test_another_form_of_call_is_tried_by_itself(model, trials):
     assert trials()
     with torch.autocast("cpu", torch.bfloat16):
         read(model)
+    assert trials()
+    with torch.no_grad(), siftlens.read_attention(model, torch.eye(PATCHES)):
+        model(instead=torch.zeros(2, 3, *SIZE))
     assert trials()
     read(model.double(), torch.zeros(2, 3, *SIZE, dtype=torch.float64))
     assert trials()
@@ -226,6 +282,45 @@ def test_nothing_is_kept_of_weights_that_count_no_changes(trials):
             assert trials()
 
 
+class Raising:
+    @property
+    def __dict__(self):
+        raise ValueError("what I hold is nobody's business")
+
+
+def gone():
+    lost = nn.Identity()
+    return weakref.proxy(lost)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: collections.deque([1]), lambda: list(range(60_000)), Raising, gone, lambda: nn.LazyLinear(2)],
+    ids=["a deque", "too much", "a closed book", "a proxy of nothing", "weights to come"],
+)
+def test_nothing_is_kept_where_an_attribute_cannot_be_told(model, trials, make):
+    model.strange = [make()]
+    for _ in range(2):
+        read(model)
+        assert trials()
+
+
+def test_calls_of_many_forms_do_not_pile_up(model):
+    for flag in range(30):
+        read(model, flag=float(flag))
+    assert len(_kept[model].found) <= 16
+
+
+@pytest.mark.parametrize("maps", [torch.zeros(2, 4), torch.zeros(3, PATCHES)])
+def test_a_prompt_that_failed_is_tried_anew(model, trials, maps):
+    prompted(model, POLICIES[0])
+    with pytest.raises(siftlens.InputError, match="maps must be"), siftlens.prompt(model, POLICIES[0], maps):
+        model(torch.ones(2, 3, *SIZE))
+    trials()
+    prompted(model, POLICIES[0])
+    assert trials()
+
+
 def test_a_pass_that_failed_is_tried_anew(model, trials):
     read(model)
     trials()
@@ -249,11 +344,15 @@ def test_an_id_holds_for_as_long_as_its_object():
 
 
 def test_a_model_is_not_kept_alive():
-    model = Configured().eval()
+    class Own(Configured):
+        def model_of(self):
+            return model
+
+    model = Own().eval()
     read(model)
     for policy in POLICIES:
         prompted(model, policy)
     parts = [weakref.ref(model), weakref.ref(model.vit.blocks[0]), weakref.ref(model.vit.blocks[0].attn.qkv.weight)]
-    del model
+    del model, Own
     gc.collect()
     assert [part() for part in parts] == [None] * 3

@@ -2,16 +2,23 @@
 
 A trial costs many forward passes, and a loop over batches opens a context for each. What it finds depends on the
 model's modules, weights and settings and on the form of the call; where all of these are as they were, it is not tried
-again. Where one of them cannot be told, nothing is kept.
+again. Where one of them cannot be told, nothing is kept. What a model's code reads elsewhere, in a closure or a global
+variable, is not seen.
 """
 
+import enum
+import functools
+import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
@@ -22,10 +29,25 @@ from siftlens.attention.trial import Trial
 
 Found = TypeVar("Found")
 
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size})
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
+_CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_WHOLE = (
+    *_FUNCTIONS,
+    types.ModuleType,
+    type,
+    enum.Enum,
+    logging.Logger,
+)  # known by what they are, not by their content
 _OF_TORCH = frozenset(nn.Module().__dict__) - {"training"}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-_LONGEST, _DEEPEST = 1000, 3  # of containers among a module's attributes, whose content is looked at
+_MOST = 50_000  # values that a look notes, beyond which it takes longer than it is worth
+_SMALL, _SOME = 1024, 8  # elements of a tensor that is looked at as a whole, and of larger ones, spread over them
+_FORMS = 16  # calls of different form, the last ones, of which something is kept
+
+
+class _UnknownError(Exception):
+    """Something whose state cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +89,15 @@ def remembered(trial: Trial, what: Hashable, find: Callable[[], Found]) -> Found
             known: Found = kept.found[what, call]
             return known
     found = find()
-    state = _state(trial.model, watch=True)  # again: a first pass may have made something
-    if state is not None:
+    after = _state(trial.model, watch=True)
+    if after is not None and after.parts == state.parts:  # else a first pass made something, and the next one keeps it
         with _lock:
             kept = _kept.get(trial.model)
-            if kept is None or not kept.state.holds(state):
-                kept = _kept[trial.model] = _Kept(state, {})
+            if kept is None or not kept.state.holds(after):
+                kept = _kept[trial.model] = _Kept(after, {})
             kept.found[what, call] = found
+            while len(kept.found) > _FORMS:
+                del kept.found[next(iter(kept.found))]
     return found
 
 
@@ -93,8 +117,8 @@ def _form(trial: Trial) -> Hashable:
         return None
     device = images.device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    others = tuple((place, type(value), value) for place, value in rest)
-    return (tuple(images.shape[1:]), images.dtype, images.device, autocast, others)
+    others = tuple((place, type(value).__name__, value) for place, value in rest)
+    return (tuple(images.shape[1:]), images.dtype, images.device, autocast, trial.places, others)
 
 
 def _state(model: nn.Module, *, watch: bool = False) -> _State | None:
@@ -107,10 +131,10 @@ def _state(model: nn.Module, *, watch: bool = False) -> _State | None:
     look = _Look(watch)
     try:
         look.at_model(model)
-    except (RuntimeError, NotImplementedError):  # inference tensors count no changes, other kinds have no address
+        hooks = (*everywhere._global_forward_pre_hooks, *everywhere._global_forward_hooks)
+        return _State((*look.parts, *hooks, *look.weights()), tuple(look.objects))
+    except Exception:  # attributes are of any kind, and run code of their own when they are looked at
         return None
-    hooks = (*everywhere._global_forward_pre_hooks, *everywhere._global_forward_hooks)
-    return _State((*look.parts, *hooks), tuple(look.objects))
 
 
 class _Look:
@@ -121,15 +145,18 @@ class _Look:
         self.objects: list[ref[Any]] = []
         self._watch = watch
         self._seen: set[int] = set()
+        self._modules: list[nn.Module] = []
+        self._samples: list[Tensor] = []
+        self._left = _MOST
 
     def at_model(self, model: nn.Module) -> None:
         """Note each module: its class, weights, hooks and attributes."""
         note = self.parts.append
-        left = [model]
-        while left:
-            module = left.pop()
+        self._value(model)
+        while self._modules:
+            module = self._modules.pop()
             own = module.__dict__
-            note((self._known(module), type(module), id(type(module).forward)))
+            self._class(type(module))
             for weights in (own["_parameters"], own["_buffers"]):
                 for key, value in weights.items():
                     note((key, self._value(value)))
@@ -139,28 +166,74 @@ class _Look:
                         note(key)
             for key, value in own.items():
                 if key not in _OF_TORCH:
-                    note((key, type(value), value) if type(value) in _PLAIN else (key, self._value(value)))
+                    note((key, self._value(value)))
             for key, part in own["_modules"].items():
-                note(key)
-                if part is not None and id(part) not in self._seen:
-                    self._seen.add(id(part))
-                    left.append(part)
+                note((key, self._value(part)))
 
-    def _value(self, value: Any, depth: int = 0) -> Hashable:
-        if type(value) in _PLAIN:
-            return type(value), value
+    def weights(self) -> Iterable[Hashable]:
+        """Some of the numbers met: optimizers and merges of weights change tensors without counting it."""
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for sample in self._samples:
+            by_device.setdefault(sample.device, []).append(sample.double())
+        return [torch.cat(samples).cpu().numpy().tobytes() for samples in by_device.values()]
+
+    def _class(self, kind: type) -> None:
+        """A class's code and settings, down to torch's own."""
+        self.parts.append(self._known(kind))
+        if id(kind) in self._seen:
+            return
+        self._seen.add(id(kind))
+        for base in kind.__mro__:
+            if base is nn.Module:
+                break
+            for key, value in vars(base).items():
+                self.parts.append((key, value if type(value) in _PLAIN else self._known(value)))
+
+    def _value(self, value: Any) -> Hashable:
+        self._left -= 1
+        if not self._left:
+            raise _UnknownError
+        kind = type(value)
+        if kind in _PLAIN:
+            return kind.__name__, value
         if isinstance(value, Tensor):
-            return self._known(value), value._version, value.data_ptr(), value.dtype
-        if isinstance(value, Mapping | tuple | list | set | frozenset):
-            if len(value) > _LONGEST or depth >= _DEEPEST:
-                return type(value), len(value), self._known(value)
-            each = value.items() if isinstance(value, Mapping) else value
-            return type(value), tuple(self._value(part, depth + 1) for part in each)
+            return self._tensor(value)
         known = self._known(value)
-        if isinstance(value, nn.Module) or id(value) in self._seen or depth >= _DEEPEST:
+        if id(value) in self._seen or isinstance(value, _WHOLE):
             return known
         self._seen.add(id(value))
-        return known, tuple((key, self._value(part, _DEEPEST)) for key, part in getattr(value, "__dict__", {}).items())
+        if isinstance(value, nn.Module):
+            self._modules.append(value)
+            return known
+        if kind in _CONTAINERS:
+            # Not through items(): those pairs are gone at once, and the next one may get the same id.
+            each = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            return kind.__name__, tuple(self._value(part) for part in each)
+        if kind is functools.partial:
+            return tuple(self._value(part) for part in (value.func, value.args, value.keywords))
+        if isinstance(value, np.ndarray | np.generic) and value.size <= _MOST and value.dtype != object:
+            return kind.__name__, value.dtype.str, value.shape, value.tobytes()
+        return known, self._inside(value)
+
+    def _inside(self, value: Any) -> Hashable:
+        """The attributes of an object of someone's own class."""
+        kind = type(value)
+        slots = [name for base in kind.__mro__ for name in vars(base).get("__slots__", ()) if name != "__weakref__"]
+        if isinstance(value, _CONTAINERS) or not (slots or hasattr(value, "__dict__")):
+            raise _UnknownError  # what it holds is out of sight
+        own = [(name, getattr(value, name)) for name in slots if name != "__dict__" and hasattr(value, name)]
+        return tuple((name, self._value(part)) for name, part in (*own, *getattr(value, "__dict__", {}).items()))
+
+    def _tensor(self, value: Tensor) -> Hashable:
+        if type(value) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise _UnknownError  # its numbers may lie elsewhere
+        if id(value) not in self._seen:
+            self._seen.add(id(value))
+            flat = value.detach()
+            count = flat.numel()
+            step = 1 if count <= _SMALL else count // _SOME
+            self._samples.append(flat.as_strided((-(-count // step),), (step,), flat.storage_offset()))
+        return self._known(value), value._version, value.data_ptr(), value.shape, value.dtype
 
     def _known(self, value: Any) -> int:
         if self._watch:

@@ -77,6 +77,12 @@ class Trial:
         given: list[tuple[int | str, Any]] = [*enumerate(self._args), *self._kwargs.items()]
         return [(place, value) for place, value in given if value is not self.images]
 
+    @property
+    def places(self) -> tuple[int | str, ...]:
+        """Where the images stand among the arguments."""
+        given: list[tuple[int | str, Any]] = [*enumerate(self._args), *self._kwargs.items()]
+        return tuple(place for place, value in given if value is self.images)
+
     def noise(self, count: int) -> Float[Tensor, "image channel height width"]:
         """Images of Gaussian noise, always the same, in the size, type and place of the call's own."""
         assert self.images is not None

@@ -87,6 +87,12 @@ class TokenAccess:
         assert model is not None
         return model
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_of": self._model}  # to another process, whoever holds this sends the model, too
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_of": ref(state["_of"])}
+
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:
         """Change the tokens before the first block, in every forward pass inside."""

@@ -231,7 +231,7 @@ def prompt(model: nn.Module | LoadedModel, policy: Policy, maps: Float[Tensor, "
         with torch.compiler.set_stance("force_eager"), prompting.attached():
             yield prompting
         prompting.expect_forward()
-    except CaptureError:
+    except BaseException:
         forget(model)  # what was found may not hold any more
         raise
     finally:

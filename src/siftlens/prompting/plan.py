@@ -98,7 +98,9 @@ class Plan:
         finally:
             for hook in hooks:
                 hook.remove()
-        return output, next((kind for kind, own in returned if own is output), None)
+        bare = next((kind for kind, own in returned if own is output), None)
+        # Detached, it has no attributes of the model's making, which may hold the model alive.
+        return output.detach() if isinstance(output, Tensor) else output, bare
 
     def expect_class_head(self) -> None:
         """Check that the model's output is scores of classes.
