@@ -32,13 +32,7 @@ Found = TypeVar("Found")
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
 _CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
-_WHOLE = (
-    *_FUNCTIONS,
-    types.ModuleType,
-    type,
-    enum.Enum,
-    logging.Logger,
-)  # known by what they are, not by their content
+_WHOLE = (*_FUNCTIONS, types.ModuleType, type, enum.Enum, logging.Logger)  # known by identity, not by content
 _OF_TORCH = frozenset(nn.Module().__dict__) - {"training"}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _MOST = 50_000  # values that a look notes, beyond which it takes longer than it is worth
@@ -109,7 +103,8 @@ def forget(model: nn.Module) -> None:
 
 def _form(trial: Trial) -> Hashable:
     """All of a call but its images' content; None where other tensors or objects go along, or torch is intercepted."""
-    images, rest = trial.images, trial.others
+    images = trial.images
+    rest = [(place, value) for place, value in trial.arguments if value is not images]
     modes = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
     if images is None or not all(type(value) in _PLAIN for _, value in rest):
         return None
@@ -118,7 +113,8 @@ def _form(trial: Trial) -> Hashable:
     device = images.device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
     others = tuple((place, type(value).__name__, value) for place, value in rest)
-    return (tuple(images.shape[1:]), images.dtype, images.device, autocast, trial.places, others)
+    places = tuple(place for place, value in trial.arguments if value is images)
+    return (tuple(images.shape[1:]), images.dtype, images.device, autocast, places, others)
 
 
 def _state(model: nn.Module, *, watch: bool = False) -> _State | None:

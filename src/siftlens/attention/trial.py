@@ -72,16 +72,9 @@ class Trial:
         self.images = first if first is not None and first.ndim == 4 else None
 
     @property
-    def others(self) -> list[tuple[int | str, Any]]:
-        """The arguments beside the images, by place or name."""
-        given: list[tuple[int | str, Any]] = [*enumerate(self._args), *self._kwargs.items()]
-        return [(place, value) for place, value in given if value is not self.images]
-
-    @property
-    def places(self) -> tuple[int | str, ...]:
-        """Where the images stand among the arguments."""
-        given: list[tuple[int | str, Any]] = [*enumerate(self._args), *self._kwargs.items()]
-        return tuple(place for place, value in given if value is self.images)
+    def arguments(self) -> list[tuple[int | str, Any]]:
+        """The arguments of the call, by place or name."""
+        return [*enumerate(self._args), *self._kwargs.items()]
 
     def noise(self, count: int) -> Float[Tensor, "image channel height width"]:
         """Images of Gaussian noise, always the same, in the size, type and place of the call's own."""
