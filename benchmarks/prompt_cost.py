@@ -34,7 +34,9 @@ POLICIES = {
     "tokens 1/2": Policy(tokens=TokenChoice(0.5)),
     "tokens 1/4": Policy(tokens=TokenChoice(0.25)),
     "contrast, view 1/4": Policy(contrast=Contrast(0.5, view=0.25)),
+    "contrast, view 3/4": Policy(contrast=Contrast(0.5, view=0.75)),
     "contrast, view 1": Policy(contrast=Contrast(0.5, view=1.0)),
+    "bias, contrast, view 1": Policy(bias=(Bias(3.0),), contrast=Contrast(0.5, view=1.0)),
     "pixel mask": Policy(pixels=PixelMask(0.5)),
 }
 

@@ -197,6 +197,20 @@ def test_contrast_against_the_model_run_by_hand():
     torch.testing.assert_close(got, full - 0.7 * cue, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("bias", "passes"), [((), 1), (STRONG.bias, 2)])
+def test_contrast_with_everything_is_computed_anew_only_beside_a_prompt(bias, passes):
+    model, x, maps = setting()
+    policy = Policy(bias=bias, contrast=Contrast(0.7, view=1.0))
+    full = prompted(model, x, Policy(bias=bias), maps).log_softmax(1)
+    calls = []
+    model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    prompted(model, x, policy, maps)  # trial runs are behind it
+    calls.clear()
+    got = prompted(model, x, policy, maps)
+    assert len(calls) == passes
+    torch.testing.assert_close(got, full - 0.7 * plain(model, x).log_softmax(1), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("part", [{"pixels": PixelMask(0.4)}, {"contrast": Contrast(0.7, view=0.4)}])
 def test_an_image_whose_map_is_even_is_left_alone(part):
     """As one without the cue: nothing says which patches to mask or to contrast with."""

@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from siftlens.attention.capture import without_fast_path
@@ -143,15 +143,23 @@ class Prompting:
         assert self._policy.contrast is not None
         strength, view = self._policy.contrast.strength, self._policy.contrast.view
         full = class_scores(self._model, output, len(self._maps))
-        access, (args, kwargs) = self.plan.access, self._call
-        self._viewing = True
-        try:
-            with access.keeping(highest(-self._maps, view).to(full.device)):
-                cue = class_scores(self._model, self._model(*args, **kwargs), len(self._maps))
-        finally:
-            self._viewing = False
+        shown = highest(-self._maps, view).to(full.device)
+        alone = not (self._policy.biased or self._policy.chooses or self._policy.masks)
+        whole = shown.shape[1] == self._maps.shape[1]
+        cue = full if alone and whole else self._scores_of(shown)  # with all patches it is the pass that was just made
         kept = even(self._maps).to(full.device)[:, None]
         return torch.where(kept, full, full - strength * cue).to(output.dtype)
+
+    def _scores_of(self, shown: Int[Tensor, "image kept"]) -> Float[Tensor, "image class"]:
+        """Scores of a view of the images that shows some patches only, without any prompt."""
+        assert self.plan is not None
+        args, kwargs = self._call
+        self._viewing = True
+        try:
+            with self.plan.access.keeping(shown):
+                return class_scores(self._model, self._model(*args, **kwargs), len(self._maps))
+        finally:
+            self._viewing = False
 
 
 def expect_unprompted(model: nn.Module) -> None:
