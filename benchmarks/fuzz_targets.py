@@ -70,11 +70,11 @@ def make(folder: Path) -> None:
     siftlens.prompted(model, policy, audit=audit).save(folder / "prompt")
     (folder / "policy.json").write_text(policy.to_json())
     detect_images(images, folder / "keypoints.safetensors", side=SHORTCUT_SIZE)
-    layer, optimizer = _layer()
+    layer, optimizers = _layer()
     save_file(layer.state_dict(), folder / "weights.safetensors")
     torch.save({"model": layer.state_dict(), "epoch": 3}, folder / "weights.pt")
     torch.save(layer.state_dict(), folder / "legacy.pt", _use_new_zipfile_serialization=False)
-    save_state(folder, layer, optimizer, 5, {"seed": 0})
+    save_state(folder, layer, optimizers, 5, {"seed": 0})
     _write_spool(folder / "run")
     with KeypointCache(folder / "keypoints.sqlite") as cache:
         for number in range(40):
@@ -195,14 +195,14 @@ def _write_spool(folder: Path) -> None:
     spool.close()
 
 
-def _layer() -> tuple[nn.Module, torch.optim.Optimizer]:
+def _layer() -> tuple[nn.Module, list[torch.optim.Optimizer]]:
     """A module that has made one step."""
     torch.manual_seed(0)
     layer = nn.Linear(7, 5)
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(3, 7)).sum().backward()
     optimizer.step()
-    return layer, optimizer
+    return layer, [optimizer]
 
 
 @cache

@@ -17,6 +17,7 @@ BASE = PretrainSettings(
     source=128,
     epochs=40,
     batch_size=64,
+    optimizer="adamw",
     learning_rate=4e-3,  # by `tune`
     decoding=PartialDecoding(1.0, 0.5),  # all; ranked has no say then, and is what the results' settings.json names
     decoder=DecoderSettings(64, 2, 2),  # lean: half as wide, half as deep
@@ -24,6 +25,7 @@ BASE = PretrainSettings(
 GUIDED = MaskPolicy("keypoint-high")
 SHARE = 1 / 3  # of the masked patches, where decoding is partial
 FEWER = 0.85  # of the patches masked, where fewer are seen: 5 of 36, not 9
+MUON = {"optimizer": "muon"}  # and the same learning rate, by `tune --arms muon`
 ARMS: dict[str, dict[str, Any]] = {
     "random": {},
     "keypoint-high": {"policy": GUIDED},
@@ -34,7 +36,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "keypoint-fewer": {"policy": MaskPolicy("keypoint-low", ratio=FEWER)},  # what has few keypoints is thrown away
     "gradient": {"policy": GUIDED, "guide": "gradient"},
     "random-growing": {"first_size": 64, "first_part": 0.6},  # 16 patches, then 36
+    "muon": MUON,  # random masks
+    "muon-keypoint-high": {**MUON, "policy": GUIDED},
+    "muon-other-image": {**MUON, "policy": GUIDED, "guide": "other"},
+    "muon-partial": {**MUON, "decoding": PartialDecoding(SHARE, 0.0)},
+    "muon-keypoint-partial": {**MUON, "policy": GUIDED, "decoding": PartialDecoding(SHARE, 0.5)},
 }
+MAIN = ("random", "keypoint-high", "other-image", "random-partial", "keypoint-partial")
 
 
 def settings_of(arm: str, *, epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:

@@ -1,15 +1,16 @@
 """Does guidance by keypoints speed pre-training up? Resumable: a run whose result is there is not run again.
 
-    python benchmarks/pretraining_study.py tune --epochs 8 --data ../shared/data/imagenette-128 --work /tmp/study
+    python benchmarks/pretraining_study.py tune --epochs 8 --arms random muon --data ../shared/data/imagenette-128 \
+        --work /tmp/study
     python benchmarks/pretraining_study.py run --data ../shared/data/imagenette-128 --work /tmp/study
     python benchmarks/pretraining_study.py finetune --data ../shared/data/imagenette-128 --work /tmp/study
 
 `run`: every arm, with its own full schedule at E / 2 and at E epochs, under every seed; then a linear probe and k-NN on
 the validation images, and of each seed's untrained encoder too ("random" of 0 epochs). One seed is finished before the
 next begins, so that a study that is stopped early has whole seeds; within a run, it goes on from the last checkpoint.
-`tune`: the learning rate, on the random arm alone and a seed that the study does not use; the best on the half for
-choices goes into `pretraining_arms.py` by hand. `finetune`: for 5 epochs, of the encoders that `run` left in WORK at E
-epochs, and of each seed's untrained one.
+`tune`: the learning rate of an arm, on a seed that the study does not use; the best on the half for choices goes into
+`pretraining_arms.py` by hand. `finetune`: for 5 epochs, of the encoders that `run` left in WORK at E epochs, and of
+each seed's untrained one.
 
 Each run is one JSON of a line in benchmarks/results/pretraining, the settings of all lie in settings.json beside them,
 and runs of other settings are refused. Choices are made on the first half of the validation images (by content),
@@ -33,7 +34,7 @@ import timm
 from torch import nn
 
 import machine
-from pretraining_arms import ARMS, BASE, flops_per_step, settings_of, some_images
+from pretraining_arms import ARMS, BASE, MAIN, flops_per_step, settings_of, some_images
 from siftlens.data import Preprocessing, atomic_path
 from siftlens.keypoints import KeypointStore
 from siftlens.models import LoadedModel, hash_weights
@@ -78,7 +79,7 @@ class Study:
         path = self.results / "settings.json"
         now = json.loads(json.dumps({**BASE.describe(), "precision": PRECISION, "limit": self.limit}))
         del now["epochs"], now["seed"], now["learning_rate"]  # which each run tells
-        del now["first_size"], now["first_part"]  # which are an arm's own, and later than the first results
+        del now["first_size"], now["first_part"], now["optimizer"]  # arms' own, and later than the first results
         if path.exists() and json.loads(path.read_text()) != now:
             sys.exit(f"{path} is of other settings; delete that folder's results, or go back to them")
         write(path, now)
@@ -162,16 +163,16 @@ def runs(epochs: int, seeds: int, arms: list[str]) -> Iterator[tuple[str, int, i
             yield arm, budget, seed
 
 
-def tune(study: Study, epochs: int) -> None:
-    """The random arm at several learning rates."""
-    for rate in RATES:
-        name = f"rate-{rate}"
+def tune(study: Study, epochs: int, arms: list[str]) -> None:
+    """Arms at several learning rates."""
+    for arm, rate in product(arms, RATES):
+        name = f"rate-{arm}-{rate}"
         if (study.results / f"{name}.json").exists():
             continue
-        settings = replace(settings_of("random", epochs=epochs, seed=TUNING_SEED), learning_rate=rate)
+        settings = replace(settings_of(arm, epochs=epochs, seed=TUNING_SEED), learning_rate=rate)
         study.train(settings, study.work / name)
         found = study.test(loaded(study.work / name / ENCODER), TUNING_SEED)
-        save(study, name, {"learning_rate": rate, "epochs": epochs, "seed": TUNING_SEED, **found})
+        save(study, name, {"arm": arm, "learning_rate": rate, "epochs": epochs, "seed": TUNING_SEED, **found})
 
 
 def finetune(study: Study, epochs: int, seeds: int, arms: list[str]) -> None:
@@ -228,13 +229,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for keypoints, checkpoints and encoders")
     parser.add_argument("--epochs", type=int, default=BASE.epochs, help="E")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[arm for arm in ARMS if arm != "gradient"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=MAIN)
     parser.add_argument("--limit", type=int, help="a trial: so many images; results go to WORK/results")
     given = parser.parse_args()
     results = RESULTS if given.limit is None else given.work / "results"
     study = Study(given.data, given.work, results, given.limit)
     if given.task == "tune":
-        tune(study, given.epochs)
+        tune(study, given.epochs, given.arms)
     else:
         {"run": run, "finetune": finetune}[given.task](study, given.epochs, given.seeds, given.arms)
 

@@ -5,13 +5,13 @@
 Writes the table and the figure of docs/pretraining.md. Per arm, over the seeds that have all of its runs and all of the
 random arm's: accuracy, its difference from random at E epochs, and the speed-up, which is the cost of random at E over
 the cost at which the arm reaches random's accuracy at E. That cost is read off the arm's own learning curve, taken as
-straight in log epochs through its budgets E / 2 and E:
+straight in log epochs through two of its budgets, B / 2 and B, where it passes that accuracy, or else the nearest:
 
-    theta = mean(difference) / mean(slope),    epochs that the arm needs = E exp(-theta)
+    theta = mean(difference) / mean(slope),    epochs that the arm needs = B exp(-theta)
 
-with difference = accuracy of arm - accuracy of random at E, and slope = (arm at E - arm at E / 2) / log 2. The interval
-of theta is Fieller's: all values for which a paired t test over seeds on difference - theta * slope finds nothing at
-5 %. It counts the slope as the estimate that it is, and is unbounded while the slope cannot be told from 0.
+with difference = accuracy of arm at B - accuracy of random at E, and slope = (arm at B - arm at B / 2) / log 2. The
+interval of theta is Fieller's: all values for which a paired t test over seeds on difference - theta * slope finds
+nothing at 5 %. It counts the slope as the estimate that it is, and is unbounded while the slope cannot be told from 0.
 """
 
 import json
@@ -40,6 +40,7 @@ CONTROLS = (  # what an arm adds to its control: keypoints of the image's own, n
     ("keypoint-fewer", "random-fewer"),
 )
 EPOCHS = (BASE.epochs, 10)  # E: of the study, and of the shorter one before it
+BUDGETS = (10, 20, BASE.epochs)  # whose halves are budgets, too
 
 
 @dataclass(frozen=True)
@@ -98,32 +99,44 @@ def load(metric: str) -> dict[tuple[str, int, int], Any]:
 
 def row_of(runs: dict[tuple[str, int, int], Any], arm: str, epochs: int, metric: str) -> dict[str, Any] | None:
     """One arm's row; None without a whole seed."""
-    budgets = (epochs // 2, epochs)
-    seeds = [s for s in range(99) if all((a, e, s) in runs for a in ("random", arm) for e in budgets)]
-    if not seeds:
+
+    def scores(a: str, budget: int, seeds: list[int]) -> Float[np.ndarray, " seed"]:
+        return np.array([runs[a, budget, seed][metric]["report"] for seed in seeds])
+
+    def seeds_of(budget: int) -> list[int]:
+        wanted = [("random", epochs), (arm, budget), (arm, budget // 2)]
+        return [seed for seed in range(99) if all((a, e, seed) in runs for a, e in wanted)]
+
+    def ahead(budget: int) -> bool:
+        seeds = seeds_of(budget)
+        return float((scores(arm, budget, seeds) - scores("random", epochs, seeds)).mean()) >= 0
+
+    possible = [budget for budget in BUDGETS if budget <= epochs and seeds_of(budget)]
+    longest = epochs if epochs in possible else None  # curves are not drawn on over more than a doubling
+    budget = epochs if arm == "random" and longest else next(filter(ahead, possible), longest)
+    if budget is None:
         return None
-    half, full, base = (
-        np.array([runs[a, e, s][metric]["report"] for s in seeds])
-        for a, e in ((arm, epochs // 2), (arm, epochs), ("random", epochs))
-    )
+    seeds = seeds_of(budget)
+    half, full, base = scores(arm, budget // 2, seeds), scores(arm, budget, seeds), scores("random", epochs, seeds)
     theta = ratio_of(full - base, (full - half) / math.log(2)) if arm != "random" else Estimate(0.0, 0.0, 0.0)
-    flops = runs["random", epochs, seeds[0]]["gflops_per_step"] / runs[arm, epochs, seeds[0]]["gflops_per_step"]
+    flops = runs["random", epochs, seeds[0]]["gflops_per_step"] / runs[arm, budget, seeds[0]]["gflops_per_step"]
     return {
         "seeds": len(seeds),
+        "budget": budget,
         "half": half,
         "full": full,
         "difference": mean_of(full - base),
         "slope": float((full - half).mean()),
-        "epochs": theta.map(math.exp),
-        "flops": theta.map(lambda t: flops * math.exp(t)),
+        "epochs": theta.map(lambda t: epochs / budget * math.exp(t)),
+        "flops": theta.map(lambda t: flops * epochs / budget * math.exp(t)),
         "theta": theta,
         "beyond": not float(half.mean()) <= float(base.mean()) <= float(full.mean()),
     }
 
 
-def wall_clock(speed: dict[str, Any], arm: str, epochs: int, theta: float) -> float:
+def wall_clock(speed: dict[str, Any], arm: str, epochs: int, budget: int, theta: float) -> float:
     """Speed-up in seconds, detection and decoding included."""
-    return seconds_of(speed, "random", epochs) / seconds_of(speed, arm, epochs * math.exp(-theta))
+    return seconds_of(speed, "random", epochs) / seconds_of(speed, arm, budget * math.exp(-theta))
 
 
 def seconds_of(speed: dict[str, Any], arm: str, epochs: float) -> float:
@@ -139,13 +152,14 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
     if row_of(runs, "random", epochs, metric) is None:
         return "The random arm has not one whole seed yet."
     costs = ["epochs", "FLOPs"] + (["wall-clock"] if speed else [])
-    told = f"| | seeds | {epochs // 2} epochs, % | {epochs} epochs, % | difference, points |"
-    told += "".join(f" speed-up in {cost} |" for cost in costs) + "\n|---|" + "---:|" * (4 + len(costs))
+    told = f"| | seeds | epochs | %, shorter | %, longer | less random at {epochs}, points |"
+    told += "".join(f" speed-up in {cost} |" for cost in costs) + "\n|---|" + "---:|" * (5 + len(costs))
     for arm in ARMS:
         row = row_of(runs, arm, epochs, metric)
         if row is None:
             continue
-        told += f"\n| {arm} | {row['seeds']} | {spread(row['half'])} | {spread(row['full'])} |"
+        told += f"\n| {arm} | {row['seeds']} | {row['budget'] // 2}, {row['budget']} |"
+        told += f" {spread(row['half'])} | {spread(row['full'])} |"
         if arm == "random":
             told += " |" * (1 + len(costs))
             continue
@@ -153,7 +167,7 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
         found = [row["epochs"], row["flops"]]
         timed = speed and arm in speed["arms"]
         if timed:
-            found.append(row["theta"].map(partial(wall_clock, speed, arm, epochs)))
+            found.append(row["theta"].map(partial(wall_clock, speed, arm, epochs, row["budget"])))
         told += "".join(f" {estimate.told()}{'*' if row['beyond'] else ''} |" for estimate in found)
         told += " not timed |" if speed and not timed else ""
     return told

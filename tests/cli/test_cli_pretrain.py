@@ -115,6 +115,13 @@ def test_first_views_reach_the_run(place, arguments, part):
     assert (settings["first_size"], settings["first_part"]) == (32, part)
 
 
+@pytest.mark.parametrize(("arguments", "optimizer"), [((), "muon"), (("--optimizer", "adamw"), "adamw")])
+def test_the_optimizer_reaches_the_run(place, arguments, optimizer):
+    trained = siftlens_cli("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER, *arguments)
+    assert trained.exit_code == 0, trained.output
+    assert json.loads((place / "out" / "run.json").read_text())["settings"]["optimizer"] == optimizer
+
+
 def test_a_run_is_not_overwritten_and_resumed_when_asked(place):
     command = ("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER)
     assert siftlens_cli(*command).exit_code == 0

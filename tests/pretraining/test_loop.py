@@ -105,7 +105,10 @@ def test_killed_and_resumed_is_as_if_uninterrupted(photos, whole, tmp_path, monk
         assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
-GROWING = replace(SETTINGS, first_size=16)  # for 6 of 9 steps
+GROWING = replace(SETTINGS, first_size=16, optimizer="adamw")  # for 6 of 9 steps
+# A fifth of a step. Muon computes its directions in bfloat16; keys' biases have no gradient but rounding, which AdamW
+# enlarges to steps.
+ROUNDING = {"rtol": 1e-3, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +170,10 @@ def test_resuming_a_finished_run_changes_nothing(photos, whole, tmp_path):
     assert rows(tmp_path / "log.csv") == rows(whole[0] / "log.csv")
 
 
-def test_accumulating_gradients_gives_the_same_weights(photos, whole, tmp_path):
-    run(photos, tmp_path, pace=Pace(accumulate=3))
-    assert_same_weights(whole[0], tmp_path, rtol=1e-3, atol=2e-5)
+@pytest.mark.parametrize(("name", "settings"), [("whole", SETTINGS), ("grown", GROWING)])
+def test_accumulating_gradients_gives_the_same_weights(photos, tmp_path, request, name, settings):
+    run(photos, tmp_path, settings, pace=Pace(accumulate=3))
+    assert_same_weights(request.getfixturevalue(name)[0], tmp_path, **ROUNDING)
 
 
 SCRIPT = """
@@ -195,7 +199,7 @@ def test_two_processes_are_as_one(photos, tmp_path, request, name, settings):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*command, script, photos, tmp_path / "out"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert_same_weights(whole[0], tmp_path / "out", rtol=1e-3, atol=2e-5)
+    assert_same_weights(whole[0], tmp_path / "out", **ROUNDING)
     ours, theirs = rows(whole[0] / "log.csv"), rows(tmp_path / "out" / "log.csv")
     np.testing.assert_allclose([float(row[1]) for row in ours[1:]], [float(row[1]) for row in theirs[1:]], rtol=1e-4)
     assert not (tmp_path / "out" / "images.npy").exists()
@@ -225,7 +229,7 @@ def test_a_compiled_run_ends_with_the_same_weights(photos, tmp_path, request, na
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "compiled MaskedAutoencoder\n" + sizes * "a graph\n"
-    assert_same_weights(request.getfixturevalue(name)[0], tmp_path / "out", rtol=1e-3, atol=2e-5)
+    assert_same_weights(request.getfixturevalue(name)[0], tmp_path / "out", **ROUNDING)
 
 
 ARMS = {
@@ -319,7 +323,7 @@ def test_weights_that_are_not_finite_are_never_kept(photos, tmp_path, monkeypatc
     def poisoned(self, step, parts):
         loss = usual(self, step, parts)
         if step == last - 1:
-            next(iter(self.optimizer.param_groups[0]["params"])).data.flatten()[0] = math.nan
+            next(iter(self.optimizers[0].param_groups[0]["params"])).data.flatten()[0] = math.nan
         return loss
 
     monkeypatch.setattr(Learner, "step", poisoned)
@@ -509,6 +513,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
         ({"first_part": math.nan}, "first_part must lie between 0 and 1, got nan"),
         ({"loss_temperature": 0.0}, "loss_temperature must be at least 0.001, got 0.0"),
         ({"loss_temperature": 1e-40}, "loss_temperature must be at least 0.001, got 1e-40"),
+        ({"optimizer": "sgd"}, "optimizer must be one of muon, adamw, got 'sgd'"),
         ({"guide": "depth"}, "guide must be one of keypoints, other, gradient, got 'depth'"),
     ],
 )

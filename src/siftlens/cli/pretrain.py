@@ -89,6 +89,10 @@ def pretrain(
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images per step, in all processes.", rich_help_panel=_TRAINING)
     ] = 256,
+    optimizer: Annotated[
+        Literal["muon", "adamw"],
+        typer.Option(metavar="NAME", help="muon (AdamW outside the blocks) or adamw.", rich_help_panel=_TRAINING),
+    ] = "muon",
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="At a batch of 256.", rich_help_panel=_TRAINING)
     ] = 1.5e-4,
@@ -158,6 +162,7 @@ def pretrain(
             first_part=PretrainSettings.first_part if first_part is None else first_part,
             epochs=epochs,
             batch_size=batch_size,
+            optimizer=optimizer,
             learning_rate=learning_rate,
             smallest_crop=smallest_crop,
             policy=MaskPolicy(policy, alpha, mask_ratio),

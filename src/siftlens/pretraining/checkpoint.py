@@ -1,6 +1,6 @@
 """The files of a run, whole or not at all: its state, from which it goes on exactly, and the encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from json import dumps, loads
 from pathlib import Path
@@ -10,24 +10,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from siftlens.core import StudyError
 from siftlens.data import atomic_path
+from siftlens.pretraining.optimizers import moments, restore
 from siftlens.pretraining.settings import PretrainSettings
 
 STATE, ENCODER = "state.safetensors", "encoder.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, per parameter
 
 
 def save_state(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, settings: Mapping[str, Any]
+    folder: Path, module: nn.Module, optimizers: Iterable[Optimizer], step: int, settings: Mapping[str, Any]
 ) -> None:
-    """Write weights, the optimizer's moments and how far the run is.
+    """Write weights, what optimizers remember, and how far the run is.
 
     Args:
         folder: of the run.
         module: the autoencoder.
-        optimizer: AdamW over its parameters.
+        optimizers: of its parameters.
         step: steps done.
         settings: of the run, as JSON values; with its images.
 
@@ -35,22 +36,19 @@ def save_state(
         InputError: the disk is full or read-only.
     """
     tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
-    for name, parameter in module.named_parameters():
-        for moment in _MOMENTS:
-            if moment in optimizer.state.get(parameter, {}):
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    tensors |= moments(optimizers, module)
     metadata = {"step": str(step), "settings": dumps(dict(settings))}
     metadata["digest"] = _digest(tensors, metadata)
     _write(folder / STATE, tensors, metadata)
 
 
-def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> int:
-    """Put module and optimizer into the state that a run was left in.
+def load_state(folder: Path, module: nn.Module, optimizers: Iterable[Optimizer], settings: Mapping[str, Any]) -> int:
+    """Put module and optimizers into the state that a run was left in.
 
     Args:
         folder: of the run.
         module: the autoencoder, newly built.
-        optimizer: AdamW over its parameters, new.
+        optimizers: of its parameters, new.
         settings: of the run that goes on, as JSON values; with its images.
 
     Returns:
@@ -79,11 +77,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
             "resume with the settings and images it was begun with, or begin anew in another folder"
         )
     module.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
-    for name, parameter in module.named_parameters():
-        moments = {moment: tensors.get(f"{moment}.{name}") for moment in _MOMENTS}
-        if all(tensor is not None for tensor in moments.values()):
-            own = {moment: tensor.to(parameter.device) for moment, tensor in moments.items() if tensor is not None}
-            optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **own}
+    restore(optimizers, module, tensors, step)
     return step
 
 

@@ -7,7 +7,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from siftlens.core import InputError
-from siftlens.pretraining.masking import ranks
 from siftlens.pretraining.randomness import Purpose, uniform
 
 
@@ -61,9 +60,10 @@ class PartialDecoding:
         if decoded == count:
             return masked
         by_chance = torch.argsort(uniform(keys, Purpose.TIES, count), dim=1)
-        place = ranks(concentration.gather(1, masked), among_equals=by_chance)
+        shuffled = concentration.gather(1, masked.gather(1, by_chance))
+        rising = by_chance.gather(1, torch.argsort(shuffled, dim=1, stable=True))
         # Those ranked highest come first in any case, below every number of the rest.
-        order = uniform(keys, Purpose.REST, count).masked_fill(place >= count - top, -1.0)
+        order = uniform(keys, Purpose.REST, count).scatter(1, rising[:, count - top :], -1.0)
         return masked.gather(1, torch.argsort(order, dim=1, stable=True)[:, :decoded])
 
 

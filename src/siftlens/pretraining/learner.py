@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from siftlens.data import Normalization
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.batches import Batch
+from siftlens.pretraining.optimizers import optimizers_of, set_rate
 from siftlens.pretraining.patches import grid_of
 from siftlens.pretraining.schedule import rate_at
 from siftlens.pretraining.settings import PretrainSettings
@@ -16,12 +17,11 @@ from siftlens.pretraining.views import normalised
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_BETAS = (0.9, 0.95)  # of AdamW, as in MAE
 _REFERENCE_BATCH = 256  # that the learning rate is given for
 
 
 class Learner:
-    """An autoencoder and its optimizer.
+    """An autoencoder and its optimizers.
 
     Args:
         fabric: launched.
@@ -32,7 +32,7 @@ class Learner:
         compiled: compile the model with torch.compile.
 
     Attributes:
-        optimizer: AdamW over the model's parameters.
+        optimizers: of the model's parameters.
     """
 
     def __init__(
@@ -50,16 +50,15 @@ class Learner:
             _avoid_fused_attention(model)
         if compiled:
             model.compile()
-        self.optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), betas=_BETAS, fused=True)
-        self._wrapped, self._stepper = fabric.setup(model, self.optimizer)
+        self.optimizers = optimizers_of(model, settings.optimizer, settings.weight_decay)
+        self._wrapped, *self._steppers = fabric.setup(model, *self.optimizers)
         if settings.first_size is not None:  # made within the first step, they would have it compiled once more
             model.positions(grid_of(settings.first_size, settings.first_size, model.layout.grid))
 
     def step(self, step: int, parts: list[Batch]) -> Tensor:
         """Do one step on this process's parts of it, and return the loss."""
         rate = self._settings.learning_rate * self._settings.batch_size / _REFERENCE_BATCH
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * rate_at((step + 0.5) / self._steps, self._settings.warm_up)
+        set_rate(self.optimizers, rate * rate_at((step + 0.5) / self._steps, self._settings.warm_up))
         total = torch.zeros((), device=self._fabric.device)
         for number, batch in enumerate(parts, start=1):
             there = self._fabric.device
@@ -69,17 +68,10 @@ class Learner:
                 loss = self._wrapped(x, batch.visible.to(there), batch.decoded.to(there), weights) / len(parts)
                 self._fabric.backward(loss)
             total += loss.detach()
-        self._stepper.step()
-        self._stepper.zero_grad()
+        for stepper in self._steppers:
+            stepper.step()
+            stepper.zero_grad()
         return total
-
-
-def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases, norms and tokens do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.squeeze().ndim > 1]
-    others = [parameter for parameter in trained if parameter.squeeze().ndim <= 1]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _avoid_fused_attention(model: nn.Module) -> None:

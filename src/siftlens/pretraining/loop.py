@@ -102,7 +102,7 @@ class Run:
         self._about = batches.describe()
         self._first = 0
         if (out / STATE).exists():
-            self._first = load_state(out, model, self._learner.optimizer, self._about)
+            self._first = load_state(out, model, self._learner.optimizers, self._about)
 
     def train(self) -> Finished:
         """Train to the end.
@@ -174,7 +174,7 @@ class Run:
         if step == self._batches.steps or time.monotonic() - self._saved >= self._pace.save_every:
             if not all(bool(torch.isfinite(weights).all()) for weights in self._model.parameters()):
                 raise self._diverged(f"weights are not finite after step {step}")  # told before they are kept
-            save_state(self._out, self._model, self._learner.optimizer, step, self._about)
+            save_state(self._out, self._model, self._learner.optimizers, step, self._about)
             self._saved = time.monotonic()
 
     def _diverged(self, what: str) -> SiftlensError:

@@ -10,6 +10,7 @@ from siftlens.pretraining.choice import PartialDecoding
 from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.guide import GUIDES
 from siftlens.pretraining.masking import MaskPolicy
+from siftlens.pretraining.optimizers import OPTIMIZERS
 
 _COLDEST = 1e-3  # temperature of loss weights, at which one patch has all the weight
 
@@ -27,9 +28,10 @@ class PretrainSettings:
         first_part: share of the training with views of `first_size`.
         epochs: passes over the images.
         batch_size: images per step, over all processes and parts.
+        optimizer: "muon", Muon on the matrices of blocks and AdamW on all else; or "adamw", as in MAE.
         learning_rate: at a batch of 256, scaled in proportion to the batch.
         warm_up: share of all steps over which the rate rises; then it falls as a cosine to zero.
-        weight_decay: of AdamW, on matrices.
+        weight_decay: on matrices.
         smallest_crop: least area of a view over the square's.
         policy: which patches are masked.
         decoding: which of them are decoded.
@@ -51,6 +53,7 @@ class PretrainSettings:
     first_part: float = 0.6
     epochs: int = 100
     batch_size: int = 256
+    optimizer: str = "muon"
     learning_rate: float = 1.5e-4
     warm_up: float = 0.05
     weight_decay: float = 0.05
@@ -88,6 +91,8 @@ class PretrainSettings:
             raise InputError(f"first_part must lie between 0 and 1, got {self.first_part}")
         if self.loss_temperature is not None and not _COLDEST <= self.loss_temperature < inf:
             raise InputError(f"loss_temperature must be at least {_COLDEST}, got {self.loss_temperature}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.guide not in GUIDES:
             raise InputError(f"guide must be one of {', '.join(GUIDES)}, got {self.guide!r}")
 
