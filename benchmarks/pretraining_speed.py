@@ -3,14 +3,13 @@
     python benchmarks/pretraining_speed.py --data ../shared/data/imagenette-128/train      on a quiet machine
 
 One process; what is compared takes turns, figures are medians over rounds. Writes
-benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it into docs/pretraining.md.
+benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it into docs/pretraining.md. Parts:
 
 - study: seconds per step of every arm, batch included, and what a run pays once: decoding, detection.
 - guidance: mapping, binning, noise and the choice of decoded patches, as a share of the guided arms' steps, with one
   thread and with two.
 - partial: the time that partial decoding saves over the time that its FLOPs predict, with the lean decoder and MAE's.
 - libraries: images/s with random masks, same sizes, batch, dtype and pixels.
-- decoding: a step's views from images held in memory, and from files anew.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -43,6 +41,7 @@ from siftlens.pretraining.pretrain import guide_of
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.views import draw_boxes
 
+PARTS = ("study", "guidance", "partial", "libraries")
 PRECISION = "bf16"
 MAES = DecoderSettings(512, 8, 16)
 SMALL = replace(BASE, model="vit_small_patch16_224", architecture={}, size=224, source=224, batch_size=8)
@@ -52,6 +51,7 @@ CASES = {
     "ViT-S/16 at 224 px, decoder 192x4": replace(SMALL, decoder=DecoderSettings(192, 4, 3)),
     "ViT-S/16 at 224 px, decoder 512x8": replace(SMALL, decoder=MAES),
 }
+STEERED = ("keypoint-high", "keypoint-partial", "muon-keypoint-high", "muon-keypoint-partial")
 COMPARED = (("fp32", "the study's encoder, decoder 64x2"), *(("bf16", case) for case in CASES))
 
 
@@ -125,20 +125,17 @@ def guidance(material: Material, threads: int, rounds: int) -> dict[str, Any]:
     counts = count()
     noise = partial(GUIDED.noise, counts, progress=0.5, keys=keys)
     masked = split(noise(), GUIDED.visible(grid.patches))[1]
-    arms = {
+    parts = {
         "mapping and binning": count,
         "noise": noise,
         "choice of decoded patches": partial(settings.decoding.choose, masked, counts, keys),
-        "step, keypoint-high": next_step(material, settings_of("keypoint-high")),
-        "step, keypoint-partial": next_step(material, settings),
     }
-    found = {name: 1e3 * median(times) for name, times in machine.take_turns(arms, 5 * rounds).items()}
+    steps = {f"step, {arm}": next_step(material, settings_of(arm)) for arm in STEERED}
+    found = {name: 1e3 * median(times) for name, times in machine.take_turns(parts | steps, 5 * rounds).items()}
     torch.set_num_threads(before)
     high = found["mapping and binning"] + found["noise"]
-    share = {
-        "keypoint-high": high / found["step, keypoint-high"],
-        "keypoint-partial": (high + found["choice of decoded patches"]) / found["step, keypoint-partial"],
-    }
+    costs = {arm: high + found["choice of decoded patches"] * ("partial" in arm) for arm in STEERED}
+    share = {arm: cost / found[f"step, {arm}"] for arm, cost in costs.items()}
     return {
         "milliseconds": {name: round(time, 3) for name, time in found.items()},
         "share": {arm: round(value, 4) for arm, value in share.items()},
@@ -201,43 +198,49 @@ def once(material: Material) -> dict[str, float]:
     return {name: round(value, 4) for name, value in (found | {"view": 1e3 * median(views) / len(every)}).items()}
 
 
+def study(material: Material, data: Path, rounds: int) -> dict[str, Any]:
+    """What a run of the study takes: its steps, and what it pays once."""
+    each = once(material)
+    total = len(list(data.rglob("*.jpg")))
+    return {
+        "arms": steps_of_arms(material, 3 * rounds),
+        "steps_per_epoch": total // BASE.batch_size,
+        "decoding_seconds": round(each["decoding"] * total / 1e3, 2),
+        "detection_seconds": round(each["decoding and detection"] * total / 1e3, 2),
+        "milliseconds_per_image": each,
+        "turns": 3 * rounds,
+    }
+
+
+def measure(part: str, data: Path, images: int, rounds: int) -> dict[str, Any]:
+    """One part."""
+    if part == "partial":
+        return {"cases": partial_decoding(rounds)}
+    if part == "libraries":
+        return {"rows": libraries(rounds)}
+    with tempfile.TemporaryDirectory() as work:
+        material = Material(data, Path(work), images)
+        if part == "study":
+            return study(material, data, rounds)
+        return {"threads": {str(threads): guidance(material, threads, rounds) for threads in (1, 2)}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder of images")
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--study", action="store_true", help="only the study's arms; the rest stays as it was measured")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they were measured"
+    )
     given = parser.parse_args()
-    start = perf_counter()
-    with tempfile.TemporaryDirectory() as work:
-        material = Material(given.data, Path(work), given.images)
-        arms = steps_of_arms(material, 3 * given.rounds)
-        each = once(material)
-        total = len(list(given.data.rglob("*.jpg")))
-        study = {
-            "arms": arms,
-            "steps_per_epoch": total // BASE.batch_size,
-            "decoding_seconds": round(each["decoding"] * total / 1e3, 2),
-            "detection_seconds": round(each["decoding and detection"] * total / 1e3, 2),
-            "milliseconds_per_image": each,
-            "turns": 3 * given.rounds,
-            "command": machine.command(),
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine.describe_machine(),
-        }
-        if given.study:
-            machine.save_result("pretraining-speed", machine.load_result("pretraining-speed") | {"study": study})
-            return
-        result = {
-            "precision": PRECISION,
-            "rounds": given.rounds,
-            "study": study,
-            "milliseconds_per_image": each,
-            "guidance": {str(threads): guidance(material, threads, given.rounds) for threads in (1, 2)},
-            "partial": partial_decoding(given.rounds),
-            "libraries": libraries(given.rounds),
-        }
-    print(machine.save_result("pretraining-speed", result | {"seconds": round(perf_counter() - start)}))
+    for part in given.parts:
+        about = {"rounds": given.rounds, "command": machine.command(), "date": datetime.now(UTC).date().isoformat()}
+        about |= {"machine": machine.describe_machine()}
+        found = {part: about | measure(part, given.data, given.images, given.rounds)}
+        print(
+            machine.save_result("pretraining-speed", machine.load_result("pretraining-speed") | found), part, flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pretraining_summary import PAGE
 
 def guidance_table(result: Mapping[str, Any]) -> str:
     """Milliseconds of each part of a batch's guidance, and shares."""
-    by_threads = result["guidance"]
+    by_threads = result["guidance"]["threads"]
     told = f"| a batch of 64, ms | {' | '.join(f'{threads} thread(s)' for threads in by_threads)} |\n|---|"
     told += "---:|" * len(by_threads)
     first = next(iter(by_threads.values()))
@@ -22,7 +22,7 @@ def guidance_table(result: Mapping[str, Any]) -> str:
     for arm in first["share"]:
         shares = " | ".join(f"**{100 * row['share'][arm]:.1f} %**" for row in by_threads.values())
         told += f"\n| guidance as a share of the step, {arm} | {shares} |"
-    return told
+    return f"{told}\n\n{figures.source(result['guidance'])}"
 
 
 def once_table(result: Mapping[str, Any]) -> str:
@@ -48,23 +48,27 @@ def once_table(result: Mapping[str, Any]) -> str:
 def partial_table(result: Mapping[str, Any]) -> str:
     """Time and FLOPs of partial decoding, each over those of full decoding."""
     told = "| | share decoded | time | FLOPs | saved of what FLOPs predict |\n|---|---:|---:|---:|---:|"
-    for case, rows in result["partial"].items():
+    for case, rows in result["partial"]["cases"].items():
         for share, row in rows.items():
             if "reached" in row:
                 told += f"\n| {case} | {share} | {span(row)} | {row['flops']:.2f} | {100 * row['reached']:.0f} % |"
-    return told
+    return f"{told}\n\n{of_rounds(result['partial'])}"
 
 
 def libraries_table(result: Mapping[str, Any]) -> str:
     """Images per second, and the time over ours."""
     told = "| | | siftlens, images/s | lightly | transformers | time, lightly / ours | transformers / ours |\n|---|---|"
     told += "---:|" * 5
-    for row in result["libraries"]:
+    for row in result["libraries"]["rows"]:
         found = row["libraries"]
         speeds = " | ".join(f"{library['images_per_second']:.1f}" for library in found.values())
         told += f"\n| {row['case']}, batch {row['batch']} | {row['precision']} | {speeds} "
         told += f"| {span(found['lightly'])} | {span(found['transformers'])} |"
-    return f"{told}\n\nMedian of {result['rounds']} rounds, the extremes in brackets. {figures.source(result)}"
+    return f"{told}\n\n{of_rounds(result['libraries'])}"
+
+
+def of_rounds(part: Mapping[str, Any]) -> str:
+    return f"Median of {part['rounds']} rounds, the extremes in brackets. {figures.source(part)}"
 
 
 def span(row: Mapping[str, float]) -> str:
