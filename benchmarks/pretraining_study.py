@@ -166,7 +166,7 @@ def runs(epochs: int, seeds: int, arms: list[str]) -> Iterator[tuple[str, int, i
 def tune(study: Study, epochs: int, arms: list[str]) -> None:
     """Arms at several learning rates."""
     for arm, rate in product(arms, RATES):
-        name = f"rate-{arm}-{rate}"
+        name = f"rate-{arm}-e{epochs}-{rate}"
         if (study.results / f"{name}.json").exists():
             continue
         settings = replace(settings_of(arm, epochs=epochs, seed=TUNING_SEED), learning_rate=rate)
