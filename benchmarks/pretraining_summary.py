@@ -33,11 +33,14 @@ from pretraining_arms import ARMS, BASE, settings_of
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
 FEWEST = 3  # seeds from which a spread is told
-CONTROLS = (  # what an arm adds to its control: keypoints of the image's own, not gradients, or keypoints at all
+CONTROLS = (  # what an arm adds to its control: the image's own keypoints, not gradients', or keypoints at all
     ("keypoint-high", "other-image"),
     ("keypoint-high", "gradient"),
     ("keypoint-partial", "random-partial"),
     ("keypoint-fewer", "random-fewer"),
+    ("muon-keypoint-high", "muon"),
+    ("muon-keypoint-high", "muon-other-image"),
+    ("muon-keypoint-partial", "muon-partial"),
 )
 EPOCHS = (BASE.epochs, 10)  # E: of the study, and of the shorter one before it
 BUDGETS = (10, 20, BASE.epochs)  # whose halves are budgets, too
@@ -213,21 +216,21 @@ def less_random(runs: dict[tuple[str, int, int], Any], arm: str, budget: int, me
 
 
 def finetuned_table() -> str:
-    """Accuracy after fine-tuning, of the seeds that both the arm and random have."""
-    runs, epochs = load("finetune"), BASE.epochs
+    """Accuracy after fine-tuning, of the seeds that both the arm and random at E epochs have."""
+    runs, longest = load("finetune"), BASE.epochs
     if not runs:
         return "No encoder has been fine-tuned yet."
-    told = "| | seeds | fine-tuned, % | difference from random, points |\n|---|---:|---:|---:|"
-    for name, arm, budget in (("untrained", "random", 0), *((arm, arm, epochs) for arm in ARMS)):
-        seeds = [s for s in range(99) if (arm, budget, s) in runs and ("random", epochs, s) in runs]
+    told = f"| | epochs | seeds | fine-tuned, % | less random at {longest}, points |\n|---|---:|---:|---:|---:|"
+    for budget, arm in sorted({(e, arm) for arm, e, _ in runs}, key=lambda key: (key[0], list(ARMS).index(key[1]))):
+        seeds = [s for s in range(99) if (arm, budget, s) in runs and ("random", longest, s) in runs]
         if not seeds:
             continue
         own, base = (
             np.array([runs[a, e, s]["finetune"]["report"] for s in seeds])
-            for a, e in ((arm, budget), ("random", epochs))
+            for a, e in ((arm, budget), ("random", longest))
         )
-        told += f"\n| {name} | {len(seeds)} | {spread(own)} | "
-        told += "|" if name == "random" else f"{mean_of(100 * (own - base)).told(1, sign='+')} |"
+        told += f"\n| {arm if budget else 'untrained'} | {budget} | {len(seeds)} | {spread(own)} | "
+        told += "|" if (arm, budget) == ("random", longest) else f"{mean_of(100 * (own - base)).told(1, sign='+')} |"
     return told
 
 
