@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from siftlens.pretraining import DecoderSettings, MaskPolicy, PartialDecoding, PretrainSettings
 from siftlens.pretraining.build import build
+from siftlens.pretraining.optimizers import optimizers_of
 
 BASE = PretrainSettings(
     model="vit_tiny_patch16_224",
@@ -68,7 +69,7 @@ def phases(settings: PretrainSettings) -> list[tuple[float, PretrainSettings]]:
 
 
 def flops_per_step(settings: PretrainSettings) -> float:
-    """Of the forward and backward pass of a batch, the mean over the training."""
+    """Of the forward and backward pass of a batch, and of the optimizer's products; the mean over the training."""
     return sum(share * _flops(phase) for share, phase in phases(settings))
 
 
@@ -81,6 +82,9 @@ def _flops(settings: PretrainSettings) -> float:
     order = torch.rand(1, patches).argsort(dim=1)
     masked = order[:, visible:]
     decoded = settings.decoding.choose(masked, torch.zeros(1, patches), torch.zeros(1, dtype=torch.int64))
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as passes:
         model(torch.zeros(1, 3, settings.size, settings.size), order[:, :visible], decoded).backward()
-    return float(counter.get_total_flops() * settings.batch_size)
+    with FlopCounterMode(display=False) as steps:
+        for optimizer in optimizers_of(model, settings.optimizer, settings.weight_decay):
+            optimizer.step()
+    return float(passes.get_total_flops() * settings.batch_size + steps.get_total_flops())
