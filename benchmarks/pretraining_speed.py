@@ -88,10 +88,7 @@ def steps_of_arms(material: Material, rounds: int) -> dict[str, Any]:
     steps = {f"{arm} {each.size}": next_step(material, each) for arm, parts in arms.items() for _, each in parts}
     found = machine.take_turns(steps, rounds)
     return {
-        arm: {
-            "seconds": sum(share * median(found[f"{arm} {each.size}"]) for share, each in parts),
-            "gflops": round(flops_per_step(settings_of(arm)) / 1e9, 3),
-        }
+        arm: {"seconds": sum(share * median(found[f"{arm} {each.size}"]) for share, each in parts)}
         for arm, parts in arms.items()
     }
 

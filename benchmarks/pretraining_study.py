@@ -34,7 +34,7 @@ import timm
 from torch import nn
 
 import machine
-from pretraining_arms import ARMS, BASE, MAIN, flops_per_step, settings_of, some_images
+from pretraining_arms import ARMS, BASE, MAIN, settings_of, some_images
 from siftlens.data import Preprocessing, atomic_path
 from siftlens.keypoints import KeypointStore
 from siftlens.models import LoadedModel, hash_weights
@@ -147,7 +147,6 @@ def run(study: Study, epochs: int, seeds: int, arms: list[str]) -> None:
             study.train(settings, out)
             shutil.move(out / ENCODER, encoder)
             result |= study.test(loaded(encoder), seed)
-            result |= {"gflops_per_step": round(flops_per_step(settings) / 1e9, 3)}
             result |= {"images": len(study.squares), "batch_size": settings.batch_size}
         else:
             result |= study.test(loaded(build(settings)[0].encoder), seed)

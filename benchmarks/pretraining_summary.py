@@ -5,7 +5,8 @@
 Writes the table and the figure of docs/pretraining.md. Per arm, over the seeds that have all of its runs and all of the
 random arm's: accuracy, its difference from random at E epochs, and the speed-up, which is the cost of random at E over
 the cost at which the arm reaches random's accuracy at E. That cost is read off the arm's own learning curve, taken as
-straight in log epochs through two of its budgets, B / 2 and B, where it passes that accuracy, or else the nearest:
+straight in log epochs through two of its budgets, B / 2 and B: B is the shortest from which on the arm stays ahead, of
+those with most seeds, or else the longest; the interval does not know of this choice:
 
     theta = mean(difference) / mean(slope),    epochs that the arm needs = B exp(-theta)
 
@@ -17,7 +18,7 @@ nothing at 5 %. It counts the slope as the estimate that it is, and is unbounded
 import json
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -28,10 +29,11 @@ from scipy import stats
 
 import figures
 import machine
-from pretraining_arms import ARMS, BASE, settings_of
+from pretraining_arms import ARMS, BASE, flops_per_step, settings_of
 
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
+LARGEST = 100  # what is larger is not told
 FEWEST = 3  # seeds from which a spread is told
 CONTROLS = (  # what an arm adds to its control: the image's own keypoints, not gradients', or keypoints at all
     ("keypoint-high", "other-image"),
@@ -64,7 +66,8 @@ class Estimate:
             return "not told"
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"{self.value:{sign}.{digits}f} (not bounded)"
-        return f"{self.value:{sign}.{digits}f} ({self.low:{sign}.{digits}f} to {self.high:{sign}.{digits}f})"
+        high = f"{self.high:{sign}.{digits}f}" if self.high <= LARGEST else f"over {LARGEST}"
+        return f"{self.value:{sign}.{digits}f} ({self.low:{sign}.{digits}f} to {high})"
 
 
 def mean_of(values: Float[np.ndarray, " seed"]) -> Estimate:
@@ -103,26 +106,24 @@ def load(metric: str) -> dict[tuple[str, int, int], Any]:
 def row_of(runs: dict[tuple[str, int, int], Any], arm: str, epochs: int, metric: str) -> dict[str, Any] | None:
     """One arm's row; None without a whole seed."""
 
-    def scores(a: str, budget: int, seeds: list[int]) -> Float[np.ndarray, " seed"]:
-        return np.array([runs[a, budget, seed][metric]["report"] for seed in seeds])
+    def scores(of: str, budget: int, seeds: list[int]) -> Float[np.ndarray, " seed"]:
+        return np.array([runs[of, budget, seed][metric]["report"] for seed in seeds])
 
     def seeds_of(budget: int) -> list[int]:
         wanted = [("random", epochs), (arm, budget), (arm, budget // 2)]
-        return [seed for seed in range(99) if all((a, e, seed) in runs for a, e in wanted)]
+        return [seed for seed in range(99) if all((of, e, seed) in runs for of, e in wanted)]
 
-    def ahead(budget: int) -> bool:
-        seeds = seeds_of(budget)
-        return float((scores(arm, budget, seeds) - scores("random", epochs, seeds)).mean()) >= 0
-
-    possible = [budget for budget in BUDGETS if budget <= epochs and seeds_of(budget)]
-    longest = epochs if epochs in possible else None  # curves are not drawn on over more than a doubling
-    budget = epochs if arm == "random" and longest else next(filter(ahead, possible), longest)
-    if budget is None:
+    shortest = epochs if arm == "random" else min(BUDGETS)
+    possible = {budget: seeds_of(budget) for budget in BUDGETS if shortest <= budget <= epochs}
+    most = max(len(seeds) for seeds in possible.values())
+    possible = {budget: seeds for budget, seeds in possible.items() if seeds and len(seeds) == most}
+    if not possible:
         return None
-    seeds = seeds_of(budget)
+    ahead = {b: (scores(arm, b, seeds) - scores("random", epochs, seeds)).mean() >= 0 for b, seeds in possible.items()}
+    staying = [b for b in possible if all(is_ahead for other, is_ahead in ahead.items() if other >= b)]
+    budget = min(staying, default=max(possible))
+    seeds = possible[budget]
     half, full, base = scores(arm, budget // 2, seeds), scores(arm, budget, seeds), scores("random", epochs, seeds)
-    theta = ratio_of(full - base, (full - half) / math.log(2)) if arm != "random" else Estimate(0.0, 0.0, 0.0)
-    flops = runs["random", epochs, seeds[0]]["gflops_per_step"] / runs[arm, budget, seeds[0]]["gflops_per_step"]
     return {
         "seeds": len(seeds),
         "budget": budget,
@@ -130,16 +131,30 @@ def row_of(runs: dict[tuple[str, int, int], Any], arm: str, epochs: int, metric:
         "full": full,
         "difference": mean_of(full - base),
         "slope": float((full - half).mean()),
-        "epochs": theta.map(lambda t: epochs / budget * math.exp(t)),
-        "flops": theta.map(lambda t: flops * epochs / budget * math.exp(t)),
-        "theta": theta,
-        "beyond": not float(half.mean()) <= float(base.mean()) <= float(full.mean()),
+        "theta": ratio_of(full - base, (full - half) / math.log(2)) if arm != "random" else Estimate(0.0, 0.0, 0.0),
+        "earlier": float(half.mean()) > float(base.mean()),  # than where the curve begins
+        "later": float(full.mean()) < float(base.mean()),  # than where it ends
     }
 
 
-def wall_clock(speed: dict[str, Any], arm: str, epochs: int, budget: int, theta: float) -> float:
-    """Speed-up in seconds, detection and decoding included."""
-    return seconds_of(speed, "random", epochs) / seconds_of(speed, arm, budget * math.exp(-theta))
+def speed_ups(row: dict[str, Any], arm: str, epochs: int, speed: dict[str, Any] | None) -> list[str]:
+    """In epochs, FLOPs and wall-clock, as they stand in the table."""
+    if row["later"] and row["budget"] < epochs:
+        return ["not reached"] * (3 if speed else 2)
+    flops = step_flops("random") / step_flops(arm)
+    costs = [lambda needed: epochs / needed, lambda needed: flops * epochs / needed]
+    if speed:
+        costs.append(lambda needed: seconds_of(speed, "random", epochs) / seconds_of(speed, arm, needed))
+    if row["earlier"]:
+        return [f"over {cost(row['budget'] / 2):.2f}" for cost in costs]
+    star = "*" if row["later"] else ""
+    return [row["theta"].map(lambda t, cost=cost: cost(row["budget"] * math.exp(-t))).told() + star for cost in costs]
+
+
+@cache
+def step_flops(arm: str) -> float:
+    """Of a step, by arithmetic."""
+    return flops_per_step(settings_of(arm))
 
 
 def seconds_of(speed: dict[str, Any], arm: str, epochs: float) -> float:
@@ -167,12 +182,7 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
             told += " |" * (1 + len(costs))
             continue
         told += f" {row['difference'].map(lambda points: 100 * points).told(1, sign='+')} |"
-        found = [row["epochs"], row["flops"]]
-        timed = speed and arm in speed["arms"]
-        if timed:
-            found.append(row["theta"].map(partial(wall_clock, speed, arm, epochs, row["budget"])))
-        told += "".join(f" {estimate.told()}{'*' if row['beyond'] else ''} |" for estimate in found)
-        told += " not timed |" if speed and not timed else ""
+        told += "".join(f" {told_cost} |" for told_cost in speed_ups(row, arm, epochs, speed))
     return told
 
 

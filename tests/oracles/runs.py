@@ -5,6 +5,7 @@ import csv
 import torch
 from safetensors.torch import load_file
 
+from siftlens.pretraining.build import build
 from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.pretrain import pretrain
@@ -35,8 +36,29 @@ def rows(path):
 
 
 def assert_same_weights(one, other, **tolerance):
+    """Equal weights and moments; of keys' biases, whose gradient is rounding that AdamW makes steps of, only to the bit."""
     first, second = load_file(one / "state.safetensors"), load_file(other / "state.safetensors")
     assert first.keys() == second.keys()
     assert len(first) > 40
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+    for name in first:
+        pair = second[name], first[name]
+        if tolerance["atol"] and name.endswith("attn.qkv.bias"):
+            pair = tuple(torch.cat(bias.chunk(3)[0::2]) for bias in pair)
+        torch.testing.assert_close(*pair, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def assert_as_one(one, other, settings):
+    """Runs whose steps were cut into parts: equal to rounding, of bfloat16 in the matrices that Muon changes.
+
+    Those are apart by less than a tenth of the way they have come; other masks make it a quarter or more.
+    """
+    if settings.optimizer == "adamw":
+        assert_same_weights(one, other, rtol=1e-3, atol=2e-5)
+        return
+    begun = dict(build(settings)[0].named_parameters())
+    first, second = load_file(one / "state.safetensors"), load_file(other / "state.safetensors")
+    changed = [name.removeprefix("momentum_buffer.") for name in first if name.startswith("momentum_buffer.")]
+    assert len(changed) == 8
+    for name in changed:
+        way = first[f"model.{name}"] - begun[name].detach()
+        assert (second[f"model.{name}"] - first[f"model.{name}"]).norm() < 0.1 * way.norm(), name

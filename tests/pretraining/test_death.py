@@ -10,7 +10,7 @@ import time
 import pytest
 from safetensors import SafetensorError, safe_open
 
-from oracles.runs import SETTINGS, STEPS, assert_same_weights, run
+from oracles.runs import SETTINGS, STEPS, assert_as_one, assert_same_weights, run
 
 pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
 
@@ -94,4 +94,4 @@ def test_when_one_process_dies_the_others_say_so_and_the_run_goes_on(photos, who
     )
     assert step_of(out) == 5
     run(photos, out, resume=True)
-    assert_same_weights(whole[0], out, rtol=1e-3, atol=2e-5)
+    assert_as_one(whole[0], out, SETTINGS)

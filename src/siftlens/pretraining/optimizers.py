@@ -11,31 +11,32 @@ from siftlens.pretraining.autoencoder import MaskedAutoencoder
 OPTIMIZERS = ("muon", "adamw")
 _BETAS = (0.9, 0.95)  # of AdamW, as in MAE
 _BLOCKS = ("encoder.blocks.", "decoder.blocks.")
-_LARGER = 4.0  # steps of Muon over those of AdamW; of 1, 2 and 4 the best, on seeds that no study uses
+_LARGER = 4.0  # Muon's rate over AdamW's; of 1, 2 and 4 the best, on seeds that no study uses
 _MOMENTS = {AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}  # per parameter
 
 
 def optimizers_of(model: MaskedAutoencoder, kind: str, decay: float) -> list[Optimizer]:
     """The optimizers of an autoencoder's parameters.
 
-    "muon": steps of the blocks' matrices are made orthogonal (Muon, Jordan et al. 2024), and are four times as large as
-    AdamW's (which Liu et al. 2025 match), so that one learning rate serves both; all else has AdamW. "adamw": AdamW
-    alone, as in MAE.
+    "muon": steps of the blocks' matrices are made orthogonal (Muon, Jordan et al. 2024), in bfloat16. They are four
+    times as large as AdamW's (which Liu et al. 2025 match), and so is the decay of these matrices; one learning rate
+    serves both. All else has AdamW. "adamw": AdamW alone, as in MAE.
 
     Args:
         model: newly built.
         kind: one of `OPTIMIZERS`.
-        decay: of the weights of matrices; biases, norms and tokens do not decay.
+        decay: of the weights of matrices, over the rate of their optimizer; biases, norms and tokens do not decay.
     """
     matrices: list[Tensor] = []
     others: dict[float, list[Tensor]] = {decay: [], 0.0: []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if kind == "muon" and name.startswith(_BLOCKS) and parameter.ndim == 2:
+        matrix = parameter.squeeze().ndim > 1
+        if kind == "muon" and matrix and parameter.ndim == 2 and name.startswith(_BLOCKS):
             matrices.append(parameter)
         else:
-            others[decay if parameter.squeeze().ndim > 1 else 0.0].append(parameter)
+            others[decay if matrix else 0.0].append(parameter)
     groups = [{"params": parameters, "weight_decay": weight_decay} for weight_decay, parameters in others.items()]
     adamw = AdamW(groups, betas=_BETAS, fused=True)
     return [adamw, Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw")] if matrices else [adamw]

@@ -57,7 +57,7 @@ def uniform(keys: Int64[Tensor, " batch"], purpose: Purpose, count: int) -> Floa
 
 
 def _bits(keys: Int64[Tensor, " batch"]) -> UInt64[np.ndarray, " batch"]:
-    return keys.cpu().numpy().view(np.uint64)
+    return keys.long().cpu().numpy().view(np.uint64)
 
 
 def _mix(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:

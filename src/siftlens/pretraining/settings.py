@@ -12,6 +12,7 @@ from siftlens.pretraining.guide import GUIDES
 from siftlens.pretraining.masking import MaskPolicy
 from siftlens.pretraining.optimizers import OPTIMIZERS
 
+_FASTEST = 1e30  # what float32 holds, with room to spare
 _COLDEST = 1e-3  # temperature of loss weights, at which one patch has all the weight
 
 
@@ -31,7 +32,7 @@ class PretrainSettings:
         optimizer: "muon", Muon on the matrices of blocks and AdamW on all else; or "adamw", as in MAE.
         learning_rate: at a batch of 256, scaled in proportion to the batch.
         warm_up: share of all steps over which the rate rises; then it falls as a cosine to zero.
-        weight_decay: on matrices.
+        weight_decay: of matrices, over the learning rate; Muon's is four times `learning_rate`.
         smallest_crop: least area of a view over the square's.
         policy: which patches are masked.
         decoding: which of them are decoded.
@@ -70,9 +71,11 @@ class PretrainSettings:
         object.__setattr__(self, "model", self.model.removeprefix("timm/"))
         if self.source is None:
             object.__setattr__(self, "source", self.size)
-        for name in ("size", "epochs", "batch_size", "learning_rate"):
+        for name in ("size", "epochs", "batch_size"):
             if not 0 < getattr(self, name) < inf:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.learning_rate <= _FASTEST:
+            raise InputError(f"learning_rate must be positive and at most {_FASTEST:g}, got {self.learning_rate}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must be at least 0 and below 2**63, got {self.seed}")
         if not 0 < self.warm_up < 1:
