@@ -18,7 +18,7 @@ def told(call):
 
 model, x = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval(), torch.zeros(1, 3, 32, 32)
 
-from siftlens.pretraining import MaskPolicy
+from siftlens.pretraining import MaskPolicy, image_keys
 from siftlens.prompting import Bias, Policy, TokenChoice
 
 picture = np.zeros((32, 32, 3), np.uint8)
@@ -57,6 +57,9 @@ print(json.dumps({
     "an array": told(lambda: analyze(picture)),
     "a grey array": told(lambda: analyze(picture[..., 0])),
     "a tensor": told(lambda: analyze(torch.zeros(3, 32, 32))),
+    "keys of short numbers": told(lambda: bool(
+        (image_keys(0, 1, torch.arange(9, dtype=torch.int32)) == image_keys(0, 1, torch.arange(9))).all()
+    )),
     "half a seed": told(lambda: analyze([picture], seed=1.5)),
     "word": told(lambda: analyze([picture], entropy="no")),
     "a key too many": told(lambda: MaskPolicy().noise(torch.ones(2, 4), progress=0.0, keys=torch.arange(3))),
@@ -140,6 +143,7 @@ def told():
         ),
         ("text as sigma", "sigma must be a positive number, got '1.6'"),
         ("half a layer of an octave", "n_octave_layers must be a whole number, at least 1, got 1.5"),
+        ("keys of short numbers", "True"),
         ("half a seed", "seed must be a whole number, not negative, got 1.5"),
         ("word", "entropy must be True or False, got 'no'"),
         ("grid", "PatchGrid(rows=2, cols=3, patch_height=5, patch_width=7)"),

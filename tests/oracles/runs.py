@@ -36,7 +36,7 @@ def rows(path):
 
 
 def assert_same_weights(one, other, **tolerance):
-    """Equal weights and moments; of keys' biases, whose gradient is rounding that AdamW makes steps of, only to the bit."""
+    """Equal weights and moments. Keys' biases have no gradient but rounding, of which AdamW makes steps."""
     first, second = load_file(one / "state.safetensors"), load_file(other / "state.safetensors")
     assert first.keys() == second.keys()
     assert len(first) > 40

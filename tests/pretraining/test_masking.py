@@ -47,7 +47,6 @@ def test_uniform_numbers_are_splitmix64():
 def test_keys_differ_by_seed_epoch_and_image():
     made = [image_keys(seed, epoch, torch.arange(1000)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(torch.cat(made).unique()) == 4000
-    assert torch.equal(image_keys(0, 0, torch.arange(1000, dtype=torch.int32)), made[0])  # int64 is what is hashed
 
 
 def test_random_noise_is_gumbel():
