@@ -6,8 +6,8 @@ One process; what is compared takes turns, figures are medians over rounds. Writ
 benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it into docs/pretraining.md. Parts:
 
 - study: seconds per step of every arm, batch included, and what a run pays once: decoding, detection.
-- guidance: mapping, binning, noise and the choice of decoded patches, as a share of the guided arms' steps, with one
-  thread and with two.
+- guidance: mapping, binning, noise and the choice of decoded patches, beside the guided arms' steps, with one thread
+  and with two.
 - partial: the time that partial decoding saves over the time that its FLOPs predict, with the lean decoder and MAE's.
 - libraries: images/s with random masks, same sizes, batch, dtype and pixels.
 """
@@ -47,7 +47,7 @@ MAES = DecoderSettings(512, 8, 16)
 SMALL = replace(BASE, model="vit_small_patch16_224", architecture={}, size=224, source=224, batch_size=8)
 CASES = {
     "the study's encoder, decoder 64x2": BASE,
-    "the study's encoder, decoder 512x8": replace(BASE, decoder=MAES, batch_size=16),
+    "the study's encoder, decoder 512x8": replace(BASE, decoder=MAES),
     "ViT-S/16 at 224 px, decoder 192x4": replace(SMALL, decoder=DecoderSettings(192, 4, 3)),
     "ViT-S/16 at 224 px, decoder 512x8": replace(SMALL, decoder=MAES),
 }
@@ -108,7 +108,7 @@ def next_step(material: Material, settings: PretrainSettings) -> Callable[[], An
 
 
 def guidance(material: Material, threads: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of a batch's guidance and of a step, and the one's share of the other."""
+    """Milliseconds of a batch's guidance and of a step."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     settings = settings_of("keypoint-partial")
@@ -130,13 +130,7 @@ def guidance(material: Material, threads: int, rounds: int) -> dict[str, Any]:
     steps = {f"step, {arm}": next_step(material, settings_of(arm)) for arm in STEERED}
     found = {name: 1e3 * median(times) for name, times in machine.take_turns(parts | steps, 5 * rounds).items()}
     torch.set_num_threads(before)
-    high = found["mapping and binning"] + found["noise"]
-    costs = {arm: high + found["choice of decoded patches"] * ("partial" in arm) for arm in STEERED}
-    share = {arm: cost / found[f"step, {arm}"] for arm, cost in costs.items()}
-    return {
-        "milliseconds": {name: round(time, 3) for name, time in found.items()},
-        "share": {arm: round(value, 4) for arm, value in share.items()},
-    }
+    return {"milliseconds": {name: round(time, 3) for name, time in found.items()}}
 
 
 def partial_decoding(rounds: int) -> dict[str, Any]:

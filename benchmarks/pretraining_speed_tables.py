@@ -9,6 +9,9 @@ from typing import Any
 import figures
 from pretraining_summary import PAGE
 
+GUIDANCE = ("mapping and binning", "noise")
+CHOICE = ("choice of decoded patches",)  # which decoding by chance needs as well
+
 
 def guidance_table(result: Mapping[str, Any]) -> str:
     """Milliseconds of each part of a batch's guidance, and shares."""
@@ -19,10 +22,19 @@ def guidance_table(result: Mapping[str, Any]) -> str:
     for name in first["milliseconds"]:
         times = " | ".join(f"{row['milliseconds'][name]:.2f}" for row in by_threads.values())
         told += f"\n| {name} | {times} |"
-    for arm in first["share"]:
-        shares = " | ".join(f"**{100 * row['share'][arm]:.1f} %**" for row in by_threads.values())
-        told += f"\n| guidance as a share of the step, {arm} | {shares} |"
+    for step in (name for name in first["milliseconds"] if name.startswith("step")):
+        shares = [GUIDANCE, *([GUIDANCE + CHOICE] if "partial" in step else [])]
+        for parts in shares:
+            each = " | ".join(
+                f"**{100 * share(row['milliseconds'], parts, step):.1f} %**" for row in by_threads.values()
+            )
+            told += f"\n| {', '.join(parts)}: share of the {step} | {each} |"
     return f"{told}\n\n{figures.source(result['guidance'])}"
+
+
+def share(milliseconds: Mapping[str, float], parts: tuple[str, ...], step: str) -> float:
+    """What some parts take of a step."""
+    return sum(milliseconds[part] for part in parts) / milliseconds[step]
 
 
 def once_table(result: Mapping[str, Any]) -> str:
