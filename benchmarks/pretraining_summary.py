@@ -225,7 +225,7 @@ def less_random(runs: dict[tuple[str, int, int], Any], arm: str, budget: int, me
     return mean_of(100 * (own - base)).told(1, sign="+")
 
 
-def finetuned_table() -> str:
+def finetuned_table(speed: dict[str, Any] | None) -> str:
     """Accuracy after fine-tuning, of the seeds that both the arm and random at E epochs have."""
     runs, longest = load("finetune"), BASE.epochs
     if not runs:
@@ -241,6 +241,12 @@ def finetuned_table() -> str:
         )
         told += f"\n| {arm if budget else 'untrained'} | {budget} | {len(seeds)} | {spread(own)} | "
         told += "|" if (arm, budget) == ("random", longest) else f"{mean_of(100 * (own - base)).told(1, sign='+')} |"
+    for arm in ARMS:
+        row = row_of(runs, arm, longest, "finetune")
+        if row is not None and arm != "random":
+            costs = zip(("epochs", "FLOPs", "wall-clock"), speed_ups(row, arm, longest, speed), strict=False)
+            told += f"\n\nSpeed-up of {arm} by this, fine-tuning itself apart: "
+            told += ", ".join(f"{found} in {cost}" for cost, found in costs) + "."
     return told
 
 
@@ -325,7 +331,7 @@ def main() -> None:
     parts = {
         "pretraining-runs": every_run(runs),
         "pretraining-curves": figure(runs),
-        "pretraining-finetuned": finetuned_table(),
+        "pretraining-finetuned": finetuned_table(speed),
         "pretraining-controls": controls(runs),
     }
     if speed:
