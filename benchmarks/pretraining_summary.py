@@ -284,7 +284,7 @@ def resolution(runs: dict[tuple[str, int, int], Any], metric: str, epochs: int) 
 
 def figure(runs: dict[tuple[str, int, int], Any]) -> str:
     """Accuracy against epochs, a line per arm through the means and a dot per run."""
-    drawn, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    drawn, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for axis, metric, name in zip(axes, ("linear", "knn"), ("linear probe", "k-NN"), strict=True):
         for number, arm in enumerate(ARMS):
             points = [(e, 100 * run[metric]["report"]) for (a, e, _), run in sorted(runs.items()) if a == arm]
@@ -292,17 +292,24 @@ def figure(runs: dict[tuple[str, int, int], Any]) -> str:
                 continue
             x, y = np.array(points).T
             at = np.unique(x)
-            axis.plot(at, [y[x == e].mean() for e in at], "-", label=arm, color=f"C{number}")
-            axis.plot(x, y, ".", color=f"C{number}", alpha=0.6)
+            axis.plot(at, [y[x == e].mean() for e in at], "-", label=arm, color=colour(number))
+            axis.plot(x, y, ".", color=colour(number), alpha=0.6)
         axis.set_xlabel("epochs of the schedule")
         axis.set_ylabel(f"{name}, % correct")
-    axes[0].legend(frameon=False, fontsize="small")
+    drawn.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize="small"
+    )
     return figures.save(drawn, "pretraining", "Accuracy of each arm against the epochs of its schedule")
+
+
+def colour(number: int) -> tuple[float, ...]:
+    """Of an arm: strong ones first, then their pale companions."""
+    return tuple(plt.colormaps["tab20"].colors[(2 * number + number // 10) % 20])
 
 
 def costs(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any]) -> str:
     """Mean accuracy against wall-clock, with decoding and detection; dotted, what random reaches at its longest."""
-    drawn, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    drawn, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for axis, metric, name in zip(axes, ("linear", "knn"), ("linear probe", "k-NN"), strict=True):
         for number, arm in enumerate(ARMS):
             spent = sorted({e for a, e, _ in runs if a == arm and e})
@@ -312,15 +319,17 @@ def costs(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any]) -> str:
                 100 * np.mean([r[metric]["report"] for (a, e, _), r in runs.items() if (a, e) == (arm, at)])
                 for at in spent
             ]
-            axis.plot([seconds_of(speed, arm, at) / 60 for at in spent], means, ".-", label=arm, color=f"C{number}")
+            axis.plot([seconds_of(speed, arm, at) / 60 for at in spent], means, ".-", label=arm, color=colour(number))
             if arm == "random":
-                axis.axhline(means[-1], color=f"C{number}", linestyle=":", linewidth=1)
+                axis.axhline(means[-1], color=colour(number), linestyle=":", linewidth=1)
         axis.set_xscale("log")
         axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
         axis.minorticks_off()
         axis.set_xlabel("minutes of one core, detection included")
         axis.set_ylabel(f"{name}, % correct")
-    axes[0].legend(frameon=False, fontsize="small")
+    drawn.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize="small"
+    )
     return figures.save(drawn, "pretraining-cost", "Accuracy of each arm against wall-clock")
 
 
