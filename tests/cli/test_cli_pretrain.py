@@ -9,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from siftlens.cli.app import app
+from siftlens.pretraining import PretrainSettings
 
 pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
 
@@ -119,7 +120,8 @@ def test_first_views_reach_the_run(place, arguments, part):
 def test_the_optimizer_reaches_the_run(place, arguments, optimizer):
     trained = siftlens_cli("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER, *arguments)
     assert trained.exit_code == 0, trained.output
-    assert json.loads((place / "out" / "run.json").read_text())["settings"]["optimizer"] == optimizer
+    settings = json.loads((place / "out" / "run.json").read_text())["settings"]
+    assert (settings["optimizer"], settings["learning_rate"]) == (optimizer, PretrainSettings.learning_rate)
 
 
 def test_a_run_is_not_overwritten_and_resumed_when_asked(place):

@@ -95,7 +95,7 @@ def pretrain(
     ] = "muon",
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="At a batch of 256.", rich_help_panel=_TRAINING)
-    ] = 1.5e-4,
+    ] = 1e-3,
     first_size: Annotated[
         int | None,
         typer.Option(

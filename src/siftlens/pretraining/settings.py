@@ -55,7 +55,7 @@ class PretrainSettings:
     epochs: int = 100
     batch_size: int = 256
     optimizer: str = "muon"
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 1e-3
     warm_up: float = 0.05
     weight_decay: float = 0.05
     smallest_crop: float = 0.2
