@@ -145,6 +145,8 @@ def speed_ups(row: dict[str, Any], arm: str, epochs: int, speed: dict[str, Any] 
     costs = [lambda needed: epochs / needed, lambda needed: flops * epochs / needed]
     if speed:
         costs.append(lambda needed: seconds_of(speed, "random", epochs) / seconds_of(speed, arm, needed))
+    if row["earlier"] and row["seeds"] < FEWEST:
+        return ["not told"] * len(costs)
     if row["earlier"]:
         return [f"over {cost(row['budget'] / 2):.2f}" for cost in costs]
     star = "*" if row["later"] else ""
