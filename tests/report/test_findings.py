@@ -136,6 +136,17 @@ def test_the_second_null_counts_heads_of_the_same_sign_only(make_result):
     )
 
 
+@pytest.mark.parametrize(("q", "differs"), [(0.001, "also differs"), (0.9, "does not differ")])
+def test_one_head_alone_is_spoken_of_as_one(make_result, q, differs):
+    effects = np.full((5, 3), 0.07)
+    effects[2, 1] = 0.3
+    result = make_result(effects=effects)
+    result.heads["mirror_q"] = q
+    assert told(result)["Second null"].sentence.startswith(
+        f"The one head that pulls by at least 0.1 SD more than other images' maps explain {differs} in the same"
+    )
+
+
 def test_without_class_token_it_is_not_spoken_of(make_result):
     view = page(make_result(class_token=False))
     assert "Class token" not in {finding.title for finding in view.findings}

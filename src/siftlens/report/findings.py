@@ -129,10 +129,12 @@ def _second_null(pull: PanelReader) -> list[Finding]:
         bool(panel.mirror_q[cell] < SIGNIFICANT) and np.sign(panel.mirror_effect[cell]) == np.sign(panel.effect[cell])
         for cell in cells
     )
-    sentence = (
-        f"Of the {len(cells)} heads that pull by at least {RELEVANT} SD more than other images' maps explain, "
-        f"{also} also differ in the same direction from mirror images of the own map (q < {SIGNIFICANT})."
-    )
+    beyond = f"by at least {RELEVANT} SD more than other images' maps explain"
+    mirrored = f"in the same direction from mirror images of the own map (q < {SIGNIFICANT})."
+    if len(cells) == 1:
+        sentence = f"The one head that pulls {beyond} {'also differs' if also else 'does not differ'} {mirrored}"
+    else:
+        sentence = f"Of the {len(cells)} heads that pull {beyond}, {also} also differ {mirrored}"
     label = f"{pull.head(cells[0]).label}, against mirror images"
     grids = (panel.mirror_effect, panel.mirror_low, panel.mirror_high)
     value, low, high = (float(grid[cells[0]]) for grid in grids)
