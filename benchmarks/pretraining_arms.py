@@ -11,9 +11,13 @@ from siftlens.pretraining import DecoderSettings, MaskPolicy, PartialDecoding, P
 from siftlens.pretraining.build import build
 from siftlens.pretraining.optimizers import optimizers_of
 
+ENCODERS = {  # patches of 16 px
+    "small": {"embed_dim": 128, "depth": 4, "num_heads": 4},  # 0.9 M parameters
+    "larger": {"embed_dim": 160, "depth": 4, "num_heads": 5},  # 1.4 M
+}
 BASE = PretrainSettings(
     model="vit_tiny_patch16_224",
-    architecture={"embed_dim": 128, "depth": 4, "num_heads": 4},  # 0.9 M parameters, patches of 16 px
+    architecture=ENCODERS["small"],
     size=96,
     source=128,
     epochs=40,
@@ -46,9 +50,9 @@ ARMS: dict[str, dict[str, Any]] = {
 MAIN = ("random", "keypoint-high", "other-image", "random-partial", "keypoint-partial")
 
 
-def settings_of(arm: str, *, epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:
+def settings_of(arm: str, *, encoder: str = "small", epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:
     """What a run computes."""
-    return replace(BASE, epochs=epochs, seed=seed, **ARMS[arm])
+    return replace(BASE, architecture=ENCODERS[encoder], epochs=epochs, seed=seed, **ARMS[arm])
 
 
 def some_images(folder: Path, limit: int, listed: Path) -> str:

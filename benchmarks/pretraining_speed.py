@@ -6,6 +6,7 @@ One process; what is compared takes turns, figures are medians over rounds. Writ
 benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it into docs/pretraining.md. Parts:
 
 - study: seconds per step of every arm, batch included, and what a run pays once: decoding, detection.
+- larger: the same of the larger encoder.
 - guidance: mapping, binning, noise and the choice of decoded patches, beside the guided arms' steps, with one thread
   and with two.
 - partial: the time that partial decoding saves over the time that its FLOPs predict, with the lean decoder and MAE's.
@@ -41,7 +42,7 @@ from siftlens.pretraining.pretrain import guide_of
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.views import draw_boxes
 
-PARTS = ("study", "guidance", "partial", "libraries")
+PARTS = ("study", "larger", "guidance", "partial", "libraries")
 PRECISION = "bf16"
 MAES = DecoderSettings(512, 8, 16)
 SMALL = replace(BASE, model="vit_small_patch16_224", architecture={}, size=224, source=224, batch_size=8)
@@ -82,9 +83,9 @@ class Material:
         (self.work / "again").unlink()
 
 
-def steps_of_arms(material: Material, rounds: int) -> dict[str, Any]:
+def steps_of_arms(material: Material, encoder: str, rounds: int) -> dict[str, Any]:
     """Seconds of a step of each arm of the study, its batch included: the mean over the training."""
-    arms = {arm: phases(settings_of(arm)) for arm in ARMS}
+    arms = {arm: phases(settings_of(arm, encoder=encoder)) for arm in ARMS}
     steps = {f"{arm} {each.size}": next_step(material, each) for arm, parts in arms.items() for _, each in parts}
     found = machine.take_turns(steps, rounds)
     return {
@@ -189,12 +190,12 @@ def once(material: Material) -> dict[str, float]:
     return {name: round(value, 4) for name, value in (found | {"view": 1e3 * median(views) / len(every)}).items()}
 
 
-def study(material: Material, data: Path, rounds: int) -> dict[str, Any]:
+def study(material: Material, data: Path, encoder: str, rounds: int) -> dict[str, Any]:
     """What a run of the study takes: its steps, and what it pays once."""
     each = once(material)
     total = len(list(data.rglob("*.jpg")))
     return {
-        "arms": steps_of_arms(material, 3 * rounds),
+        "arms": steps_of_arms(material, encoder, 3 * rounds),
         "steps_per_epoch": total // BASE.batch_size,
         "decoding_seconds": round(each["decoding"] * total / 1e3, 2),
         "detection_seconds": round(each["decoding and detection"] * total / 1e3, 2),
@@ -211,8 +212,8 @@ def measure(part: str, data: Path, images: int, rounds: int) -> dict[str, Any]:
         return {"rows": libraries(rounds)}
     with tempfile.TemporaryDirectory() as work:
         material = Material(data, Path(work), images)
-        if part == "study":
-            return study(material, data, rounds)
+        if part in ("study", "larger"):
+            return study(material, data, "small" if part == "study" else part, rounds)
         return {"threads": {str(threads): guidance(material, threads, rounds) for threads in (1, 2)}}
 
 

@@ -12,10 +12,10 @@ next begins, so that a study that is stopped early has whole seeds; within a run
 `pretraining_arms.py` by hand. `finetune`: for 5 epochs, of the encoders that `run` left in WORK at E epochs, and of
 each seed's untrained one.
 
-Each run is one JSON of a line in benchmarks/results/pretraining, the settings of all lie in settings.json beside them,
-and runs of other settings are refused. Choices are made on the first half of the validation images (by content),
-figures are from the second. What it says is summed up by `pretraining_summary.py`; times are from
-`pretraining_speed.py`, on a machine that does nothing else.
+Each run is one JSON of a line in benchmarks/results/pretraining, or, with `--encoder larger`, in pretraining-larger.
+The settings of all lie in settings.json beside them, and runs of other settings are refused. Choices are made on the
+first half of the validation images (by content), figures are from the second. What it says is summed up by
+`pretraining_summary.py`; times are from `pretraining_speed.py`, on a machine that does nothing else.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import timm
 from torch import nn
 
 import machine
-from pretraining_arms import ARMS, BASE, MAIN, settings_of, some_images
+from pretraining_arms import ARMS, BASE, ENCODERS, MAIN, settings_of, some_images
 from siftlens.data import Preprocessing, atomic_path
 from siftlens.keypoints import KeypointStore
 from siftlens.models import LoadedModel, hash_weights
@@ -51,7 +51,7 @@ from siftlens.pretraining.loop import Pace, Run
 from siftlens.pretraining.neighbours import knn_predict
 from siftlens.pretraining.pretrain import guide_of
 
-RESULTS = machine.RESULTS / "pretraining"
+RESULTS = {"small": machine.RESULTS / "pretraining", "larger": machine.RESULTS / "pretraining-larger"}
 SEEDS = 6
 RATES, TUNING_SEED = (1e-3, 2e-3, 4e-3, 8e-3), 1000
 PRECISION = "bf16"
@@ -65,24 +65,52 @@ class Study:
     Args:
         data: folder with train/<class>/*.jpg and val/<class>/*.jpg.
         work: folder for keypoints, checkpoints and encoders.
-        results: folder for the results.
-        limit: a trial, of so many images.
+        encoder: of `ENCODERS`.
+        limit: a trial, of so many images, with results in the folder of work.
     """
 
-    def __init__(self, data: Path, work: Path, results: Path, limit: int | None):
-        self.data, self.work, self.results, self.limit = data, work, results, limit
+    def __init__(self, data: Path, work: Path, encoder: str, limit: int | None):
+        self.data, self.work, self.encoder, self.limit = data, work, encoder, limit
+        self.results = RESULTS[encoder] if limit is None else work / "results"
         work.mkdir(parents=True, exist_ok=True)
         self._pin()
 
     def _pin(self) -> None:
         """Refuse to put results of other settings beside those that are there."""
         path = self.results / "settings.json"
-        now = json.loads(json.dumps({**BASE.describe(), "precision": PRECISION, "limit": self.limit}))
+        settings = self.settings_of("random")
+        now = json.loads(json.dumps({**settings.describe(), "precision": PRECISION, "limit": self.limit}))
         del now["epochs"], now["seed"], now["learning_rate"]  # which each run tells
         del now["first_size"], now["first_part"], now["optimizer"]  # arms' own, and later than the first results
         if path.exists() and json.loads(path.read_text()) != now:
             sys.exit(f"{path} is of other settings; delete that folder's results, or go back to them")
         write(path, now)
+
+    def settings_of(self, arm: str, *, epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:
+        """What a run computes."""
+        return settings_of(arm, encoder=self.encoder, epochs=epochs, seed=seed)
+
+    def untrained(self, seed: int = 0) -> LoadedModel:
+        """The encoder that a seed's runs begin with."""
+        return self.ready(build(self.settings_of("random", seed=seed))[0].encoder)
+
+    def trained(self, encoder: Path) -> LoadedModel:
+        """The encoder in a file."""
+        settings = self.settings_of("random")
+        made = timm.create_model(
+            settings.model,
+            num_classes=0,
+            img_size=settings.size,
+            checkpoint_path=str(encoder),
+            **settings.architecture,
+        )
+        return self.ready(made)
+
+    def ready(self, encoder: nn.Module) -> LoadedModel:
+        """An encoder, ready to be probed."""
+        _, normalization = build(self.settings_of("random"))
+        size = Preprocessing(BASE.size, BASE.size)
+        return LoadedModel(encoder.eval(), "", "", size, normalization, hash_weights(encoder))
 
     def images(self, split: str) -> Path | str:
         """The folder of a split; of a trial, a list of some of its images."""
@@ -98,7 +126,7 @@ class Study:
     @cached_property
     def labelled(self) -> LabelledImages:
         """What encoders are tested on."""
-        return hold_labelled(loaded(build(BASE)[0].encoder), self.images("train"), self.images("val"), spill=self.work)
+        return hold_labelled(self.untrained(), self.images("train"), self.images("val"), spill=self.work)
 
     @cached_property
     def store(self) -> KeypointStore:
@@ -140,16 +168,16 @@ def run(study: Study, epochs: int, seeds: int, arms: list[str]) -> None:
         name = name_of(arm, budget, seed)
         if (study.results / f"{name}.json").exists():
             continue
-        settings = settings_of(arm, epochs=budget or epochs, seed=seed)
+        settings = study.settings_of(arm, epochs=budget or epochs, seed=seed)
         out, encoder = study.work / name, study.work / f"{name}.safetensors"
         result: dict[str, Any] = {"arm": arm, "epochs": budget, "seed": seed, "learning_rate": settings.learning_rate}
         if budget:
             study.train(settings, out)
             shutil.move(out / ENCODER, encoder)
-            result |= study.test(loaded(encoder), seed)
+            result |= study.test(study.trained(encoder), seed)
             result |= {"images": len(study.squares), "batch_size": settings.batch_size}
         else:
-            result |= study.test(loaded(build(settings)[0].encoder), seed)
+            result |= study.test(study.untrained(seed), seed)
         save(study, name, result)
         shutil.rmtree(out, ignore_errors=True)
 
@@ -168,9 +196,9 @@ def tune(study: Study, epochs: int, arms: list[str]) -> None:
         name = f"rate-{arm}-e{epochs}-{rate}"
         if (study.results / f"{name}.json").exists():
             continue
-        settings = replace(settings_of(arm, epochs=epochs, seed=TUNING_SEED), learning_rate=rate)
+        settings = replace(study.settings_of(arm, epochs=epochs, seed=TUNING_SEED), learning_rate=rate)
         study.train(settings, study.work / name)
-        found = study.test(loaded(study.work / name / ENCODER), TUNING_SEED)
+        found = study.test(study.trained(study.work / name / ENCODER), TUNING_SEED)
         save(study, name, {"arm": arm, "learning_rate": rate, "epochs": epochs, "seed": TUNING_SEED, **found})
 
 
@@ -181,21 +209,10 @@ def finetune(study: Study, epochs: int, seeds: int, arms: list[str]) -> None:
         name = f"finetune-{name_of(arm, budget, seed)}"
         if budget not in (0, epochs) or (budget and not trained.exists()) or (study.results / f"{name}.json").exists():
             continue
-        model = loaded(trained if budget else build(settings_of(arm, seed=seed))[0].encoder)
+        model = study.trained(trained) if budget else study.untrained(seed)
         found = probe(model, study.labelled, "finetune", epochs=TUNED, seed=seed)
         accuracy = study.halves("finetune", found.correct)
         save(study, name, {"arm": arm, "epochs": budget, "seed": seed, "tuned_epochs": TUNED, "finetune": accuracy})
-
-
-def loaded(encoder: Path | nn.Module) -> LoadedModel:
-    """An encoder, ready to be probed."""
-    _, normalization = build(BASE)
-    if isinstance(encoder, Path):
-        encoder = timm.create_model(
-            BASE.model, num_classes=0, img_size=BASE.size, checkpoint_path=str(encoder), **BASE.architecture
-        )
-    size = Preprocessing(BASE.size, BASE.size)
-    return LoadedModel(encoder.eval(), "", "", size, normalization, hash_weights(encoder))
 
 
 def name_of(arm: str, epochs: int, seed: int) -> str:
@@ -229,10 +246,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=BASE.epochs, help="E")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=MAIN)
+    parser.add_argument("--encoder", choices=ENCODERS, default="small", help="each with a WORK of its own")
     parser.add_argument("--limit", type=int, help="a trial: so many images; results go to WORK/results")
     given = parser.parse_args()
-    results = RESULTS if given.limit is None else given.work / "results"
-    study = Study(given.data, given.work, results, given.limit)
+    study = Study(given.data, given.work, given.encoder, given.limit)
     if given.task == "tune":
         tune(study, given.epochs, given.arms)
     else:

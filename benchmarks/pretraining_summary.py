@@ -1,4 +1,4 @@
-"""What the study of guided pre-training says so far, from the runs in benchmarks/results/pretraining; measures nothing.
+"""What the study of guided pre-training says so far, from benchmarks/results/pretraining*; measures nothing.
 
     python benchmarks/pretraining_summary.py
 
@@ -30,6 +30,7 @@ from scipy import stats
 import figures
 import machine
 from pretraining_arms import ARMS, BASE, flops_per_step, settings_of
+from pretraining_study import RESULTS
 
 PAGE = figures.ROOT / "docs" / "pretraining.md"
 LEVEL = 0.95
@@ -97,9 +98,39 @@ def critical(n: int) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
 
 
-def load(metric: str) -> dict[tuple[str, int, int], Any]:
+@dataclass(frozen=True)
+class Costs:
+    """What training takes.
+
+    Args:
+        encoder: of `pretraining_arms.ENCODERS`.
+        speed: what `pretraining_speed.py` measured of it.
+    """
+
+    encoder: str
+    speed: dict[str, Any] | None
+
+    def flops(self, arm: str) -> float:
+        """Of a step, by arithmetic."""
+        return step_flops(self.encoder, arm)
+
+    def seconds(self, arm: str, epochs: float) -> float:
+        """Wall-clock of a run from its measured parts: decoding, detection where needed, steps."""
+        assert self.speed is not None
+        once = self.speed["decoding_seconds"]
+        once += self.speed["detection_seconds"] if settings_of(arm).needs_keypoints else 0.0
+        return float(once + self.speed["steps_per_epoch"] * self.speed["arms"][arm]["seconds"] * epochs)
+
+
+@cache
+def step_flops(encoder: str, arm: str) -> float:
+    """Of a step, by arithmetic."""
+    return flops_per_step(settings_of(arm, encoder=encoder))
+
+
+def load(metric: str, encoder: str = "small") -> dict[tuple[str, int, int], Any]:
     """Runs that have a metric, by arm, epochs and seed."""
-    runs = [json.loads(path.read_text()) for path in sorted((machine.RESULTS / "pretraining").glob("*-e*-s*.json"))]
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS[encoder].glob("*-e*-s*.json"))]
     return {(run["arm"], run["epochs"], run["seed"]): run for run in runs if metric in run}
 
 
@@ -137,43 +168,29 @@ def row_of(runs: dict[tuple[str, int, int], Any], arm: str, epochs: int, metric:
     }
 
 
-def speed_ups(row: dict[str, Any], arm: str, epochs: int, speed: dict[str, Any] | None) -> list[str]:
+def speed_ups(row: dict[str, Any], arm: str, epochs: int, costs: Costs) -> list[str]:
     """In epochs, FLOPs and wall-clock, as they stand in the table."""
     if row["later"] and row["budget"] < epochs:
-        return ["not reached"] * (3 if speed else 2)
-    flops = step_flops("random") / step_flops(arm)
-    costs = [lambda needed: epochs / needed, lambda needed: flops * epochs / needed]
-    if speed:
-        costs.append(lambda needed: seconds_of(speed, "random", epochs) / seconds_of(speed, arm, needed))
+        return ["not reached"] * (3 if costs.speed else 2)
+    flops = costs.flops("random") / costs.flops(arm)
+    gains = [lambda needed: epochs / needed, lambda needed: flops * epochs / needed]
+    if costs.speed:
+        gains.append(lambda needed: costs.seconds("random", epochs) / costs.seconds(arm, needed))
     if row["earlier"] and row["seeds"] < FEWEST:
-        return ["not told"] * len(costs)
+        return ["not told"] * len(gains)
     if row["earlier"]:
-        return [f"over {cost(row['budget'] / 2):.2f}" for cost in costs]
+        return [f"over {gain(row['budget'] / 2):.2f}" for gain in gains]
     star = "*" if row["later"] else ""
-    return [row["theta"].map(lambda t, cost=cost: cost(row["budget"] * math.exp(-t))).told() + star for cost in costs]
+    return [row["theta"].map(lambda t, gain=gain: gain(row["budget"] * math.exp(-t))).told() + star for gain in gains]
 
 
-@cache
-def step_flops(arm: str) -> float:
-    """Of a step, by arithmetic."""
-    return flops_per_step(settings_of(arm))
-
-
-def seconds_of(speed: dict[str, Any], arm: str, epochs: float) -> float:
-    """Wall-clock of a run as `pretraining_speed.py` measured its parts: decoding, detection where needed, steps."""
-    detection = speed["detection_seconds"] if settings_of(arm).needs_keypoints else 0.0
-    return float(
-        speed["decoding_seconds"] + detection + speed["steps_per_epoch"] * speed["arms"][arm]["seconds"] * epochs
-    )
-
-
-def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, metric: str, epochs: int) -> str:
+def table(runs: dict[tuple[str, int, int], Any], costs: Costs, metric: str, epochs: int) -> str:
     """Arms in rows: accuracies in %, difference in points, speed-ups."""
     if row_of(runs, "random", epochs, metric) is None:
         return "The random arm has not one whole seed yet."
-    costs = ["epochs", "FLOPs"] + (["wall-clock"] if speed else [])
+    told_in = ["epochs", "FLOPs"] + (["wall-clock"] if costs.speed else [])
     told = f"| | seeds | epochs | %, shorter | %, longer | less random at {epochs}, points |"
-    told += "".join(f" speed-up in {cost} |" for cost in costs) + "\n|---|" + "---:|" * (5 + len(costs))
+    told += "".join(f" speed-up in {cost} |" for cost in told_in) + "\n|---|" + "---:|" * (5 + len(told_in))
     for arm in ARMS:
         row = row_of(runs, arm, epochs, metric)
         if row is None:
@@ -181,10 +198,10 @@ def table(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any] | None, m
         told += f"\n| {arm} | {row['seeds']} | {row['budget'] // 2}, {row['budget']} |"
         told += f" {spread(row['half'])} | {spread(row['full'])} |"
         if arm == "random":
-            told += " |" * (1 + len(costs))
+            told += " |" * (1 + len(told_in))
             continue
         told += f" {row['difference'].map(lambda points: 100 * points).told(1, sign='+')} |"
-        told += "".join(f" {told_cost} |" for told_cost in speed_ups(row, arm, epochs, speed))
+        told += "".join(f" {told_cost} |" for told_cost in speed_ups(row, arm, epochs, costs))
     return told
 
 
@@ -227,7 +244,7 @@ def less_random(runs: dict[tuple[str, int, int], Any], arm: str, budget: int, me
     return mean_of(100 * (own - base)).told(1, sign="+")
 
 
-def finetuned_table(speed: dict[str, Any] | None) -> str:
+def finetuned_table(costs: Costs) -> str:
     """Accuracy after fine-tuning, of the seeds that both the arm and random at E epochs have."""
     runs, longest = load("finetune"), BASE.epochs
     if not runs:
@@ -246,9 +263,9 @@ def finetuned_table(speed: dict[str, Any] | None) -> str:
     for arm in ARMS:
         row = row_of(runs, arm, longest, "finetune")
         if row is not None and arm != "random":
-            costs = zip(("epochs", "FLOPs", "wall-clock"), speed_ups(row, arm, longest, speed), strict=False)
+            found = zip(("epochs", "FLOPs", "wall-clock"), speed_ups(row, arm, longest, costs), strict=False)
             told += f"\n\nSpeed-up of {arm} by this, fine-tuning itself apart: "
-            told += ", ".join(f"{found} in {cost}" for cost, found in costs) + "."
+            told += ", ".join(f"{gain} in {cost}" for cost, gain in found) + "."
     return told
 
 
@@ -309,19 +326,19 @@ def colour(number: int) -> tuple[float, ...]:
     return tuple(plt.colormaps["tab20"].colors[(2 * number + number // 10) % 20])
 
 
-def costs(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any]) -> str:
+def cost_figure(runs: dict[tuple[str, int, int], Any], costs: Costs) -> str:
     """Mean accuracy against wall-clock, with decoding and detection; dotted, what random reaches at its longest."""
     drawn, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for axis, metric, name in zip(axes, ("linear", "knn"), ("linear probe", "k-NN"), strict=True):
         for number, arm in enumerate(ARMS):
             spent = sorted({e for a, e, _ in runs if a == arm and e})
-            if arm not in speed["arms"] or not spent:
+            if not spent:
                 continue
             means = [
                 100 * np.mean([r[metric]["report"] for (a, e, _), r in runs.items() if (a, e) == (arm, at)])
                 for at in spent
             ]
-            axis.plot([seconds_of(speed, arm, at) / 60 for at in spent], means, ".-", label=arm, color=colour(number))
+            axis.plot([costs.seconds(arm, at) / 60 for at in spent], means, ".-", label=arm, color=colour(number))
             if arm == "random":
                 axis.axhline(means[-1], color=colour(number), linestyle=":", linewidth=1)
         axis.set_xscale("log")
@@ -336,21 +353,26 @@ def costs(runs: dict[tuple[str, int, int], Any], speed: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    runs = load("linear")
     timed = machine.RESULTS / "pretraining-speed.json"
-    speed = json.loads(timed.read_text())["study"] if timed.exists() else None
+    speed = json.loads(timed.read_text()) if timed.exists() else {}
+    runs, costs = load("linear"), Costs("small", speed.get("study"))
     parts = {
         "pretraining-runs": every_run(runs),
         "pretraining-curves": figure(runs),
-        "pretraining-finetuned": finetuned_table(speed),
+        "pretraining-finetuned": finetuned_table(costs),
         "pretraining-controls": controls(runs),
     }
-    if speed:
-        parts["pretraining-costs"] = costs(runs, speed)
+    if costs.speed:
+        parts["pretraining-costs"] = cost_figure(runs, costs)
     for epochs in EPOCHS:
-        linear = table(runs, speed, "linear", epochs)
+        linear = table(runs, costs, "linear", epochs)
         parts[f"pretraining-linear-{epochs}"] = f"{linear}\n\n{resolution(runs, 'linear', epochs)}"
-        parts[f"pretraining-knn-{epochs}"] = table(runs, speed, "knn", epochs)
+        parts[f"pretraining-knn-{epochs}"] = table(runs, costs, "knn", epochs)
+    larger, costs = load("linear", "larger"), Costs("larger", speed.get("larger"))
+    parts["pretraining-larger-linear"] = (
+        f"{table(larger, costs, 'linear', BASE.epochs)}\n\n{resolution(larger, 'linear', BASE.epochs)}"
+    )
+    parts["pretraining-larger-knn"] = table(larger, costs, "knn", BASE.epochs)
     figures.fill(PAGE, parts)
 
 
