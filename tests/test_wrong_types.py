@@ -18,6 +18,7 @@ def told(call):
 
 model, x = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval(), torch.zeros(1, 3, 32, 32)
 
+from siftlens.auditing.settings import AuditSettings
 from siftlens.pretraining import MaskPolicy, image_keys
 from siftlens.prompting import Bias, Policy, TokenChoice
 
@@ -75,6 +76,15 @@ print(json.dumps({
     "floats": told(lambda: siftlens.PatchGrid(2.0, 3, 5, 7)),
     "maps": told(lambda: prompt(Policy(), np.ones((1, 4)))),
     "policy": told(lambda: prompt({"bias": []}, torch.ones(1, 4))),
+    "half a token": told(lambda: siftlens.TokenLayout(siftlens.PatchGrid(2, 3, 5, 7), 0.5)),
+    "numpy's tokens": told(lambda: siftlens.TokenLayout(siftlens.PatchGrid(2, 3, 5, 7), np.int64(1))),
+    "a layout of numbers": told(lambda: siftlens.TokenLayout((2, 3))),
+    "half a batch": told(lambda: siftlens.audit(model, [picture] * 2, [0, 1], normalize=None, batch_size=0.5)),
+    "text as a layer": told(lambda: siftlens.audit(model, [picture] * 2, [0, 1], normalize=None, layer="1")),
+    "yes": told(lambda: siftlens.audit(model, [picture] * 2, [0, 1], normalize=None, probe="yes")),
+    "a number for labels": told(lambda: siftlens.audit(model, [picture] * 2, 5, normalize=None)),
+    "settings by numpy": told(lambda: json.dumps(AuditSettings(seed=np.int64(3), layer=np.int16(1)).described())),
+    "biases one by one": told(lambda: Policy(bias=(Bias(strength) for strength in (1.0, 2.0))).bias),
     "one bias": told(lambda: Policy(bias=Bias(3.0))),
     "share": told(lambda: Policy(tokens=0.5)),
     "maps of a policy": told(lambda: Policy(maps=None)),
@@ -144,7 +154,7 @@ def told():
         ("text as sigma", "sigma must be a positive number, got '1.6'"),
         ("half a layer of an octave", "n_octave_layers must be a whole number, at least 1, got 1.5"),
         ("keys of short numbers", "True"),
-        ("half a seed", "seed must be a whole number, not negative, got 1.5"),
+        ("half a seed", "seed must be a whole number, at least 0, got 1.5"),
         ("word", "entropy must be True or False, got 'no'"),
         ("grid", "PatchGrid(rows=2, cols=3, patch_height=5, patch_width=7)"),
         ("maps", "maps must be a tensor, got ndarray; torch.as_tensor makes one of an array"),
@@ -169,7 +179,28 @@ def told():
                 '{"keypoints": 1.0, "centre": 0.0, "gradient": 0.0, "cues": 0.0, "rows": null}}'
             ),
         ),
-        ("floats", "PatchGrid.rows must be a positive integer, got 2.0"),
+        ("half a token", "class_tokens must be a whole number, at least 0, got 0.5"),
+        (
+            "numpy's tokens",
+            "TokenLayout(grid=PatchGrid(rows=2, cols=3, patch_height=5, patch_width=7), class_tokens=1, registers=0)",
+        ),
+        ("a layout of numbers", "grid must be a PatchGrid, got (2, 3)"),
+        ("half a batch", "batch_size must be a whole number, at least 1, got 0.5"),
+        ("text as a layer", "layer must be a whole number, at least 0, got '1'"),
+        ("yes", "probe must be True or False, got 'yes'"),
+        ("a number for labels", "expected a list with the class of each image as labels, got 5"),
+        (
+            "settings by numpy",
+            repr(
+                '{"vocabularies": ["sift", "colour", "token"], "layer": 1, "probe": false, "masks": null, '
+                '"environment": null, "batch_size": 64, "seed": 3}'
+            ),
+        ),
+        (
+            "biases one by one",
+            "(" + ", ".join(f"Bias(strength={s}, layers=None, heads=None)" for s in (1.0, 2.0)) + ")",
+        ),
+        ("floats", "rows must be a whole number, at least 1, got 2.0"),
     ],
 )
 def test_wrong_types_are_told(told, case, message):

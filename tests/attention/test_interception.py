@@ -157,12 +157,21 @@ def test_a_call_from_another_thread_is_refused():
         except siftlens.CaptureError as error:
             errors.append(str(error))
 
-    with torch.no_grad(), siftlens.read_attention(model, CHANNELS):
+    def elsewhere(*_):
         thread = threading.Thread(target=call)
         thread.start()
         thread.join()
+
+    with torch.no_grad(), siftlens.read_attention(model, CHANNELS) as undisturbed:
         model(images())
-    assert len(errors) == 1 and "another thread" in errors[0]
+    with torch.no_grad(), siftlens.read_attention(model, CHANNELS) as reading:
+        elsewhere()
+        model.blocks[0].mlp.register_forward_hook(elsewhere)  # in the middle of a pass, and of its trials
+        model(images())
+    assert len(errors) > 1 and all("another thread" in error for error in errors)
+    assert [layer.name for layer in reading.layers] == [layer.name for layer in undisturbed.layers]
+    for layer, same in zip(reading.layers, undisturbed.layers, strict=True):
+        assert torch.equal(layer.values, same.values)
 
 
 def test_layers_are_handed_over_and_not_kept():

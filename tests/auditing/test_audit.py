@@ -1,9 +1,12 @@
 """A classifier of known leanings must be told from one that has none."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import ExifTags, Image
 
 import siftlens
@@ -11,9 +14,12 @@ from oracles.leaning import CLASSES, Leaning, pictures
 from siftlens.auditing import gallery, run
 from siftlens.auditing.classifier import match_logits
 from siftlens.auditing.outside import expect_masks
+from siftlens.auditing.properties import PROPERTIES, properties_of
+from siftlens.auditing.sample import take_sample
+from siftlens.auditing.settings import AuditSettings
 from siftlens.auditing.tables import RELIED_ON
 from siftlens.core import InputError
-from siftlens.data import ImageRef
+from siftlens.data import ImageRef, Preprocessing, open_images
 
 PICTURES = pictures(240)
 PIXELS = [picture.pixels for picture in PICTURES]
@@ -257,6 +263,46 @@ def test_bad_input_is_said():
         audited(model, vocabularies=("taste",))
     with pytest.raises(siftlens.InputError, match="layer must lie between 0 and 1, got 2"):
         audited(model, layer=2)
+
+
+@pytest.mark.parametrize("name", ["seed", "batch_size", "layer"])
+def test_settings_are_checked(name):
+    with pytest.raises(InputError, match=f"{name} must be a whole number, at least [01], got -1"):
+        AuditSettings(**{name: -1})
+
+
+def test_labels_that_cannot_fit_are_told():
+    with pytest.raises(InputError, match="limit leaves images out, so that labels would not fit"):
+        audited(Leaning(on_object=1, on_cue=2), limit=40)
+    with pytest.raises(InputError, match="a list with the class of each image as labels, got 'abc'"):
+        audited(Leaning(on_object=1, on_cue=2), labels="abc")
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, pd.Series])
+def test_labels_of_any_library(kind):
+    named = take_sample(open_images(PIXELS), kind(LABELS), Preprocessing(*Leaning.size), 0)
+    assert named.names == ("0", "1") and named.labels.tolist() == LABELS
+
+
+def test_a_photograph_is_as_wide_as_it_is_shown(tmp_path):
+    """EXIF may turn it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for number, pixels in enumerate(PIXELS):
+        shown = Image.fromarray(pixels).resize((24, 48))
+        path = tmp_path / str(LABELS[number]) / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        shown.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)  # as the sensor had it
+    sample = take_sample(open_images(tmp_path), None, Preprocessing(*Leaning.size), 0)
+    aspect = sample.properties[:, PROPERTIES.index("aspect")]
+    assert np.allclose(aspect, properties_of(PIXELS[0], (24, 48))[PROPERTIES.index("aspect")])
+
+
+def test_cues_are_compared_and_told_without_the_audit_they_are_of(leaning):
+    again = replace(leaning, info={})
+    assert leaning.cue(0) == again.cue(0) != leaning.cue(1)
+    assert leaning != again and len({leaning, again}) == 2
+    assert "audit" not in repr(leaning.cue(0))
 
 
 def test_too_few_images_of_a_class_make_no_cue():

@@ -336,9 +336,25 @@ def test_only_a_command_with_resume_speaks_of_it(resumes, tmp_path, capsys):
     assert capsys.readouterr().err == f"\nsiftlens: stopped{hint}\n"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "nowhere"],
+        ["compare", "nowhere", "elsewhere"],
+        ["prompt", "--model", "demo", "--images", "photos", "--policy", "nowhere.json"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_that_begin_again_do_not_offer_to_go_on(command, place):
+    Path("out/.progress").mkdir(parents=True)
+    Path("out/.progress/state.json").touch()
+    told = CliRunner().invoke(app, [*command, "--out", "out"])
+    assert told.exit_code == 2 and told.stderr.startswith("siftlens: error: ") and "--resume" not in told.stderr
+
+
 def test_keypoints_go_on_without_it(tmp_path, capsys):
     (tmp_path / "kept.partial").touch()
-    with pytest.raises(Exit), reported(tmp_path / "kept"):
+    with pytest.raises(Exit), reported(tmp_path / "kept", resumes=True):
         raise KeyboardInterrupt
     assert (
         capsys.readouterr().err == f"\nsiftlens: stopped; the same command goes on from {tmp_path / 'kept'}.partial\n"

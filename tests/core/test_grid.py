@@ -53,7 +53,7 @@ def test_centres_are_row_major_and_located_in_their_own_patch():
 @pytest.mark.parametrize("name", ["rows", "cols", "patch_height", "patch_width"])
 def test_sizes_must_be_positive_integers(name: str, bad: int):
     sizes = {"rows": 3, "cols": 5, "patch_height": 7, "patch_width": 11, name: bad}
-    with pytest.raises(InputError, match=rf"PatchGrid\.{name} must be a positive integer, got {bad}"):
+    with pytest.raises(InputError, match=rf"{name} must be a whole number, at least 1, got {bad}"):
         PatchGrid(**sizes)
 
 
@@ -74,6 +74,7 @@ def test_the_prefix_stands_before_the_patches(class_tokens: int, registers: int)
 
 
 @pytest.mark.parametrize("name", ["class_tokens", "registers"])
-def test_a_prefix_is_not_negative(name: str):
-    with pytest.raises(InputError, match=rf"TokenLayout.{name} must not be negative, got -1"):
-        TokenLayout(GRID, **{name: -1})
+def test_a_prefix_is_a_number_of_tokens(name: str):
+    for bad in (-1, True):
+        with pytest.raises(InputError, match=rf"{name} must be a whole number, at least 0, got {bad}"):
+            TokenLayout(GRID, **{name: bad})

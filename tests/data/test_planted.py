@@ -177,6 +177,12 @@ def test_folders_of_cutouts_and_scenes(folders: Path):
     assert image.label == 1 and image.pixels[image.object_mask].min() > 99
 
 
+def test_masks_are_found_however_their_ending_is_spelled(folders: Path):
+    for path in (folders / "cutouts/cat/masks").iterdir():
+        path.rename(path.with_suffix(".PNG"))
+    assert FolderMaterial(folders / "cutouts", folders / "scenes").cutout(0, True, 22, np.random.default_rng(0)).size
+
+
 def test_scenes_that_are_parted_already(folders: Path):
     for name in ("hall", "yard"):
         for part, colour in (("train", 7), ("test", 77)):

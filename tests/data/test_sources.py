@@ -181,6 +181,16 @@ def test_references_to_a_collection_do_not_hold_the_pixels():
     assert images.asked == [5]
 
 
+def test_images_are_asked_for_once_to_be_named():
+    images = Indexed()
+    source = open_images(images)
+    first = [ref.identity for ref, _ in zip(source, range(2), strict=False)]
+    assert len(images.asked) <= 3  # as far as was gone
+    named = identities(source)
+    assert named[:2] == first and sorted(images.asked) == list(range(len(IMAGES)))
+    assert identities(source) == named and len(images.asked) == len(IMAGES)
+
+
 @pytest.mark.parametrize("once", [(image for image in IMAGES), iter(IMAGES), map(np.copy, IMAGES)])
 def test_what_is_used_up_after_one_pass_is_refused_by_name(once: object):
     name = type(once).__name__

@@ -70,3 +70,8 @@ def test_damage_at_any_byte_is_noticed_or_without_effect():
     for length in range(len(packed)):
         with pytest.raises(ValueError, match="damaged keypoints: "):
             unpack(packed[:length])
+
+
+def test_keypoints_can_be_compared_and_collected():
+    points = random_points(7, 97, 131)
+    assert points == points and points != random_points(7, 97, 131) and len({points, points}) == 1

@@ -27,6 +27,14 @@ def test_a_mask_has_its_images_name_with_any_suffix(tmp_path):
     assert mask_file(tmp_path, "b.c.jpeg") is None
 
 
+@pytest.mark.parametrize("suffix", [".PNG", ".tga", ".avif", ".JPEG", ".Png"])
+def test_any_suffix_that_images_have_will_do(suffix, tmp_path):
+    mask = tmp_path / f"a{suffix}"
+    mask.touch()
+    assert mask_file(tmp_path, f"a{suffix}") == mask
+    assert mask_file(tmp_path, "a.webp") == (None if suffix == ".Png" else mask)
+
+
 @pytest.mark.parametrize("high", [1, 255])
 @pytest.mark.parametrize("scale", [1, 4])
 def test_patches_of_the_object(tmp_path, high, scale):

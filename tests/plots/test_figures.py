@@ -50,6 +50,18 @@ def test_heads_are_cells_and_the_mean_stands_apart(plot, result):
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # layer 0 on top, as in the report
 
 
+def test_what_has_no_effect_is_no_figure(result, tmp_path):
+    """Of a single image, which has no other to be compared with."""
+    heads = result.heads.copy()
+    heads.loc[heads["statistic"] != "entropy", ["effect", "low", "high"]] = np.nan
+    layers = result.layers.assign(effect=np.nan)
+    alone = replace(result, heads=heads, layers=layers)
+    assert "semantic_pull" not in Plots(alone).statistics and "entropy" in Plots(alone).statistics
+    with pytest.raises(InputError, match=r"a statistic that this study can show \(.*entropy.*\), got 'semantic_pull'"):
+        Plots(alone).heads()
+    assert Study(alone).export(tmp_path)
+
+
 def test_cells_carry_their_marks(result):
     heads = result.heads.copy()
     pull = heads["statistic"] == "semantic_pull"
@@ -122,7 +134,9 @@ def test_colours_are_the_reports():
 
 
 def test_what_a_study_lacks_is_refused_by_name(plot, result):
-    with pytest.raises(InputError, match=r"expected a statistic of this study \(semantic_pull, .*\), got 'semantic'"):
+    with pytest.raises(
+        InputError, match=r"expected a statistic that this study can show \(semantic_pull, .*\), got 'semantic'"
+    ):
         plot.heads("semantic")
     bare = Plots(replace(result, heads=result.heads[result.heads["statistic"] != "cls_pull"]))
     with pytest.raises(InputError, match="got 'cls_pull'"):

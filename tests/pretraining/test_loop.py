@@ -497,11 +497,12 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number, at least 1, got 0"),
+        ({"size": 32.5}, "size must be a whole number, at least 1, got 32.5"),
         ({"learning_rate": math.inf}, r"learning_rate must be positive and at most 1e\+30, got inf"),
         ({"learning_rate": 0.0}, r"learning_rate must be positive and at most 1e\+30, got 0.0"),
-        ({"seed": -1}, "seed must be at least 0 and below"),
-        ({"seed": 2**64}, "seed must be at least 0 and below"),
+        ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),
+        ({"seed": 2**64}, r"seed must be below 2\*\*63, got"),
         ({"warm_up": 0.0}, "warm_up must lie between 0 and 1, got 0.0"),
         ({"source": 16}, "views of 32 px cannot be cut from squares of 16 px"),
         ({"first_size": 0}, "first_size must be positive and smaller than size, 32 px, got 0"),

@@ -171,5 +171,5 @@ def test_epochs_without_training_are_refused(model, images):
 def test_unknown_methods_and_no_epochs_are_refused(model, images):
     with pytest.raises(InputError, match="must be one of linear, knn, finetune, got 'svm'"):
         probe(model, images, "svm")
-    with pytest.raises(InputError, match="epochs must be positive, got 0"):
+    with pytest.raises(InputError, match="epochs must be a whole number, at least 1, got 0"):
         probe(model, images, "linear", epochs=0)

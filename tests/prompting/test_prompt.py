@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 import siftlens
 from oracles.zoo import ZOO, model_of
@@ -426,12 +427,19 @@ def test_a_call_from_another_thread_is_refused():
         except CaptureError as error:
             errors.append(str(error))
 
-    with torch.no_grad(), prompt(model, STRONG, maps):
+    def elsewhere(*_):
         thread = threading.Thread(target=call)
         thread.start()
         thread.join()
-        model(x)
-    assert len(errors) == 1 and "another thread" in errors[0]
+
+    with torch.no_grad(), prompt(model, STRONG, maps):
+        expected = model(x)
+    with torch.no_grad(), prompt(model, STRONG, maps):
+        elsewhere()
+        model.blocks[0].mlp.register_forward_hook(elsewhere)  # in the middle of a pass, and of its trials
+        assert torch.equal(model(x), expected)
+    assert len(errors) > 1 and all("another thread" in error for error in errors)
+    assert not _get_current_function_mode_stack()
 
 
 def test_training_mode_and_compiled_models_are_refused():

@@ -46,6 +46,12 @@ def audit(leaning):
     return siftlens.audit(leaning, PIXELS, labels, normalize=None, vocabularies=("colour",))
 
 
+@pytest.fixture(scope="module")
+def of_tokens(leaning):
+    labels = [picture.label for picture in PICTURES]
+    return siftlens.audit(leaning, PIXELS, labels, normalize=None, vocabularies=("token",))
+
+
 def test_keypoints_gradient_and_centre():
     grid = PatchGrid(3, 4, 16, 16)
     random = np.random.default_rng(0)
@@ -100,15 +106,13 @@ def test_its_own_maps_are_those_that_one_would_give(leaning, audit):
         assert not torch.equal(better(x), leaning(x))
 
 
-def test_token_words_are_read_from_the_model(leaning):
-    labels = [picture.label for picture in PICTURES]
-    audit = siftlens.audit(leaning, PIXELS, labels, normalize=None, vocabularies=("token",))
+def test_token_words_are_read_from_the_model(leaning, of_tokens):
     policy = Policy(bias=(Bias(20.0),), maps=Mixture(cues=1.0, rows=(0,)))
-    maps = prompted(leaning, policy, normalize=None, audit=audit).maps(images(12))
-    true = np.stack([audit.cue(0).patches(pixels, leaning) for pixels in PIXELS[:12]])
+    maps = prompted(leaning, policy, normalize=None, audit=of_tokens).maps(images(12))
+    true = np.stack([of_tokens.cue(0).patches(pixels, leaning) for pixels in PIXELS[:12]])
     assert np.array_equal(maps.numpy() == -1, true.reshape(12, -1))
     with pytest.raises(InputError, match="a cue is made of the model's tokens"):
-        mixed_maps(PIXELS, GRID, Mixture(cues=1, rows=(0,)), audit)
+        mixed_maps(PIXELS, GRID, Mixture(cues=1, rows=(0,)), of_tokens)
 
 
 def test_normalisation_is_undone():
@@ -216,8 +220,10 @@ def test_a_copy_is_as_good():
         assert better.double()(x.double()).dtype == torch.float64
 
 
-def test_threads_take_turns(leaning):
-    better = prompted(leaning, Policy(bias=(Bias(3.0),), maps=Mixture(centre=1.0)), normalize=None)
+@pytest.mark.parametrize("maps", [Mixture(centre=1.0), Mixture(cues=1.0, rows=(0,))], ids=["centre", "cues of tokens"])
+def test_threads_take_turns(maps, leaning, request):
+    audit = request.getfixturevalue("of_tokens") if maps.cues else None
+    better = prompted(leaning, Policy(bias=(Bias(3.0),), maps=maps), normalize=None, audit=audit)
     x = images()
     with torch.no_grad():
         expected = better(x)

@@ -176,7 +176,7 @@ def test_bad_input(leaning, audit):
         tuned(leaning, audit, max_loss=-0.1)
     with pytest.raises(InputError, match=r"batch_size must be a whole number, at least 1, got 0"):
         tuned(leaning, audit, batch_size=0)
-    with pytest.raises(InputError, match="expected a label for each of 300 images, got 0"):
+    with pytest.raises(InputError, match="300 of 300 images have no label"):
         tune_prompt(leaning, audit, pixels_of(HELD_OUT), normalize=None)
     with pytest.raises(InputError, match="expected a label for each of 300 images, got 2"):
         tune_prompt(leaning, audit, pixels_of(HELD_OUT), [0, 1], normalize=None)

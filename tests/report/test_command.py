@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from siftlens.report.command import command
+from siftlens.auditing.settings import AuditSettings
+from siftlens.report.command import audit_command, command
 
 MODEL = {"spec": "demo", "weights": "pretrained", "size": None, "device": "cpu", "dtype": "float32"}
 SETTINGS = {
@@ -96,3 +97,15 @@ def test_where_no_command_does_the_same_none_is_told(told, settings, model):
 
 def test_a_study_of_before_this_was_recorded_has_no_command(make_result):
     assert command(make_result(gallery=0).run) is None
+
+
+@pytest.mark.parametrize(("given", "told"), [(64, ""), (16, " --batch-size 16"), (None, "")])
+def test_an_audit_is_run_again_with_its_batches(given, told):
+    """Its results depend on them; audits saved before they were recorded had the usual ones, as far as one knows."""
+    settings = {"source": "photos", "labels": "folders", "normalize": "as loaded", **AuditSettings().described()}
+    settings |= {"limit": None, "batch_size": given}
+    if given is None:
+        del settings["batch_size"]
+    assert audit_command({"settings": settings, "model": MODEL}) == (
+        f"siftlens audit --model demo --images photos --out DIR{told}"
+    )

@@ -154,7 +154,7 @@ class _Session:
             raise CaptureError("the forward pass raised an error, so the reading is not complete; open a new context")
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() != self.thread:
+        if not self.own_thread:
             raise CaptureError("the model was called from another thread than the one that reads it")
         if on_trial():
             return
@@ -178,6 +178,11 @@ class _Session:
             capturing(model, batch, self._on_call, keep_norms=(batch or 0, layout.tokens) if self.token_norms else None)
         )
 
+    @property
+    def own_thread(self) -> bool:
+        """Whether this is the thread that reads."""
+        return threading.get_ident() == self.thread
+
     def _layout(self, trial: Trial) -> TokenLayout:
         if isinstance(self.grid, TokenLayout):
             return self.grid
@@ -199,7 +204,7 @@ class _Session:
             self.state = "done"
 
     def _switch_off(self, *_: Any) -> None:
-        if not on_trial():
+        if self.own_thread and not on_trial():  # a refused call of another one must not end the pass under way here
             self.running.close()
 
     def _on_call(self, capture: Capture, call: AttentionCall) -> None:

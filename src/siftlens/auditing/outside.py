@@ -14,7 +14,7 @@ from siftlens.auditing.candidates import Candidate
 from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.core import InputError
 from siftlens.data import ImageRef, Preprocessing, Unreadable, decode, open_images
-from siftlens.patchmaps import mask_file, object_share
+from siftlens.patchmaps import auroc, mask_file, object_share
 
 _MASKED = 64  # images that are looked at
 _FEWEST = 32  # images of a class, and of the others, that another environment must hold: a lift is then told to 0.15
@@ -132,9 +132,7 @@ class Elsewhere:
         there = cue.patches(self.words[cue.kind])
         if cue.carried(there).sum() < _SEEN:
             return None
-        share, mine = there.mean(axis=1), self.labels == name
-        higher, same = (compare(share[mine][:, None], share[~mine]).mean() for compare in (np.greater, np.equal))
-        return float(higher + same / 2)
+        return auroc(there.mean(axis=1), self.labels == name)
 
 
 def look_elsewhere(each: Each, refs: Sequence[ImageRef], vocabulary: Vocabulary, batch_size: int) -> Elsewhere:

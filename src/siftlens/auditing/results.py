@@ -1,7 +1,7 @@
 """A finished audit: tables, and cues that can be looked for in other images."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from siftlens.attention import find_layout
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.auditing.vocabulary import Vocabulary
-from siftlens.core import InputError
+from siftlens.core import InputError, PatchGrid
 from siftlens.data import Normalization, Preprocessing, as_pixels
 from siftlens.interrelation.forward import to_input
 from siftlens.models import LoadedModel
@@ -40,7 +40,7 @@ class Cue:
     words: tuple[int, ...]
     threshold: float
     verdict: str
-    audit: "AuditResult"
+    audit: "AuditResult" = field(repr=False, compare=False)
 
     def patches(self, pixels: Any, model: nn.Module | LoadedModel | None = None) -> Bool[np.ndarray, "rows cols"]:
         """Where the cue is in an image.
@@ -50,7 +50,7 @@ class Cue:
             model: the audited model; needed for words of kind "token".
 
         Raises:
-            InputError: no image, or the model is missing.
+            InputError: no image; the model is missing, or has another grid than the audited one.
         """
         image = as_pixels(pixels)
         preprocessing = self.audit.preprocessing
@@ -63,16 +63,18 @@ class Cue:
             module = model.module if isinstance(model, LoadedModel) else model
             parameter = next(module.parameters())
             x = to_input([image], self.audit.normalization, parameter.device, parameter.dtype)
-            access = TokenAccess(module, find_layout(module, x), x)
+            layout = find_layout(module, x)
+            self.audit.expect_grid(layout.grid)
+            access = TokenAccess(module, layout, x)
             with access.read(self.audit.layer) as read, torch.no_grad():
                 module(x)
             tokens = read[0]
-        grid = self.audit.vocabulary.grid
-        words = self.audit.vocabulary.words([image], tokens)[self.kind]
-        return np.isin(words, self.words).reshape(grid.rows, grid.cols)
+        vocabulary = self.audit.vocabulary.of([self.kind])
+        words = vocabulary.words([image], tokens)[self.kind]
+        return np.isin(words, self.words).reshape(vocabulary.grid.rows, vocabulary.grid.cols)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AuditResult:
     """What an audit found.
 
@@ -114,6 +116,20 @@ class AuditResult:
         return Cue(
             found["cue"], found["label"], found["kind"], words, float(found["threshold"]), found["verdict"], self
         )
+
+    def expect_grid(self, grid: PatchGrid) -> None:
+        """Refuse to look for the cues on other patches than they were found on.
+
+        Raises:
+            InputError: the grid is another one.
+        """
+        own = self.vocabulary.grid
+        if own != grid:
+            raise InputError(
+                f"the audit's cues are of {own.rows}x{own.cols} patches of {own.patch_height}x{own.patch_width} px, "
+                f"the model has {grid.rows}x{grid.cols} of {grid.patch_height}x{grid.patch_width} px; audit this model "
+                "at this input size"
+            )
 
     def __iter__(self) -> Iterator[Cue]:
         return (self.cue(row) for row in range(len(self.cues)))

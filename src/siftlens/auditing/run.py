@@ -1,6 +1,6 @@
 """An audit from images to verdicts, step by step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from siftlens.auditing.outside import Elsewhere, expect_environment, expect_mask
 from siftlens.auditing.reader import Reader
 from siftlens.auditing.remembered import remembered
 from siftlens.auditing.results import AuditResult
-from siftlens.auditing.sample import enough, take_sample
+from siftlens.auditing.sample import Labels, enough, take_sample
 from siftlens.auditing.screen import screen
 from siftlens.auditing.settings import AuditSettings
 from siftlens.auditing.sight import Seen, see
@@ -61,7 +61,7 @@ class Run:
         self,
         model: LoadedModel,
         source: ImageSource,
-        labels: Sequence[str | int] | None,
+        labels: Labels,
         settings: AuditSettings,
         progress: Progress,
         folder: Path | None = None,
@@ -83,7 +83,6 @@ class Run:
             **settings.described(),
             "masks hold": _listed(settings.masks),
             "environment holds": _listed(settings.environment),
-            "batch_size": settings.batch_size,
             "images": len(self.sample.refs),
             "what they show": self.sample.digest,
         }

@@ -1,8 +1,9 @@
 """The images of an audit: labelled, freed of what cannot be used, and parted in two halves that share no picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,9 +12,10 @@ from scipy.spatial import cKDTree
 
 from siftlens.auditing.properties import properties_of, spread_of
 from siftlens.core import InputError, NothingReadableError
-from siftlens.data import ImageRef, ImageSource, Preprocessing, Stored, Unreadable, content_hash, decode, opened
+from siftlens.data import ImageRef, ImageSource, Preprocessing, Unreadable, content_hash, decode_with_size
 from siftlens.interrelation.randomness import digest
 
+Labels = Iterable[Any] | None  # the class of each image: a name or a number, of any library
 FEW = 16  # images of a class in either half, below which nothing is claimed about it
 _THUMBNAIL = 8  # px
 _ALIKE = 6.0  # mean absolute difference of thumbnails, of 255, below which images are near-duplicates
@@ -44,9 +46,7 @@ class Sample:
     digest: str
 
 
-def take_sample(
-    source: ImageSource, labels: Sequence[str | int] | None, preprocessing: Preprocessing, seed: int
-) -> Sample:
+def take_sample(source: ImageSource, labels: Labels, preprocessing: Preprocessing, seed: int) -> Sample:
     """Read all images once, and part them.
 
     Args:
@@ -59,11 +59,11 @@ def take_sample(
         InputError: labels are missing or of another number, there is one class only, or too few images of every class.
         NothingReadableError: not one image can be read.
     """
-    named = _labels(source, labels)
+    named = labels_of(source, labels)
     refs, kept, thumbnails, properties, spreads, contents, set_aside = [], [], [], [], [], [], []
     for ref, name in zip(source, named, strict=True):
         try:
-            pixels = decode(ref, preprocessing)
+            pixels, size = decode_with_size(ref, preprocessing)
         except Unreadable as error:
             set_aside.append((ref.identity, str(error)))
             continue
@@ -71,7 +71,7 @@ def take_sample(
         kept.append(name)
         small = Image.fromarray(pixels).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
         thumbnails.append(np.asarray(small, np.float32).ravel())
-        properties.append(properties_of(pixels, _original_size(ref)))
+        properties.append(properties_of(pixels, size))
         spreads.append(spread_of(pixels))
         contents.append(content_hash(pixels))
     if not refs:
@@ -113,11 +113,19 @@ def enough(sample: Sample) -> Int[np.ndarray, " class"]:
     return np.flatnonzero(np.minimum(*per_half) >= FEW)
 
 
-def _labels(source: ImageSource, labels: Sequence[str | int] | None) -> list[str]:
+def labels_of(source: ImageSource, labels: Labels) -> list[str]:
+    """The class of each image: as given, or the first folder of its path.
+
+    Raises:
+        InputError: labels are missing, or of another number.
+    """
     if labels is not None:
-        if len(labels) != len(source):
-            raise InputError(f"expected a label for each of {len(source)} images, got {len(labels)}")
-        return [str(label) for label in labels]
+        if isinstance(labels, str) or not isinstance(labels, Iterable):
+            raise InputError(f"expected a list with the class of each image as labels, got {labels!r}")
+        given = labels.tolist() if hasattr(labels, "tolist") else list(labels)  # NumPy's, pandas' and PyTorch's
+        if len(given) != len(source):
+            raise InputError(f"expected a label for each of {len(source)} images, got {len(given)}")
+        return [str(label) for label in given]
     named = [ref.group for ref in source]
     missing = sum(not name for name in named)
     if missing:
@@ -126,16 +134,6 @@ def _labels(source: ImageSource, labels: Sequence[str | int] | None) -> list[str
             "named after its class, or pass labels"
         )
     return named
-
-
-def _original_size(ref: ImageRef) -> tuple[int, int]:
-    """Width and height before resizing, px."""
-    source = ref.fetched().source
-    if isinstance(source, Stored):
-        with opened(source) as file, Image.open(file) as image:
-            return image.size
-    assert isinstance(source, np.ndarray)
-    return source.shape[1], source.shape[0]
 
 
 def _under_two_labels(contents: Sequence[str], names: Sequence[str]) -> set[int]:

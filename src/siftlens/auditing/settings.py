@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from siftlens.auditing.vocabulary import KINDS
-from siftlens.core import InputError
+from siftlens.core import InputError, keep_flags, keep_whole
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class AuditSettings:
 
     Args:
         vocabularies: kinds of visual words, of "sift", "colour" and "token".
-        layer: whose tokens words are made of; None for the last of the first quarter.
+        layer: whose tokens words are made of, counted from 0; None for the last of the first quarter.
         probe: fit a linear classifier on the model's output first.
         masks: folder of object masks, named as the images are.
         environment: folder of labelled images from elsewhere.
@@ -37,8 +37,11 @@ class AuditSettings:
     def __post_init__(self) -> None:
         if not self.vocabularies or not set(self.vocabularies) <= set(KINDS):
             raise InputError(f"vocabularies must be some of {', '.join(KINDS)}, got {self.vocabularies!r}")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
+        keep_whole(self, "batch_size", least=1)
+        keep_whole(self, "seed", least=0)
+        keep_flags(self, "probe")
+        if self.layer is not None:
+            keep_whole(self, "layer", least=0)
         for name in ("masks", "environment"):
             folder = getattr(self, name)
             if folder is not None and not folder.is_dir():
@@ -52,5 +55,6 @@ class AuditSettings:
             "probe": self.probe,
             "masks": None if self.masks is None else str(self.masks),
             "environment": None if self.environment is None else str(self.environment),
+            "batch_size": self.batch_size,
             "seed": self.seed,
         }

@@ -29,6 +29,10 @@ class Vocabulary:
     grid: PatchGrid
     codebooks: dict[str, Codebook]
 
+    def of(self, kinds: Sequence[str]) -> "Vocabulary":
+        """The words of some kinds alone."""
+        return Vocabulary(self.grid, {kind: self.codebooks[kind] for kind in kinds})
+
     def digest(self) -> str:
         """Of the words."""
         whole = blake2b(digest_size=16)

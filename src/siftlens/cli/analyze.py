@@ -136,7 +136,7 @@ def analyze(
     gallery.npz, quarantine.csv and run.json.
     Finished results are never overwritten.
     """
-    with reported(out):
+    with reported(out, resumes=True):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.data import RUN, expect_free, open_images

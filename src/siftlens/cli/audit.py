@@ -105,7 +105,7 @@ def audit(
 
     DIR then holds the page index.html, tables, pictures and codebooks. Finished results are never overwritten.
     """
-    with reported(out):
+    with reported(out, resumes=True):
         height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.data import AUDIT, expect_free, open_images

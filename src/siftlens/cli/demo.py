@@ -50,7 +50,7 @@ def demo(
     images are made for it: DIR/planted holds drawn ellipses and stars with the truth about them, DIR/audit the audit,
     DIR/prompt the answers to further images before and after a prompt. All of it takes about a minute.
     """
-    with reported(out, resumes=False):
+    with reported(out):
         photographs = find_photographs()
         if out.is_dir() and any(out.iterdir()):
             raise InputError(f"expected a new or an empty folder, but {out} holds files; remove it, or choose another")

@@ -17,11 +17,11 @@ _PRETRAINING = "state.safetensors"  # what a pre-training goes on from
 
 
 @contextmanager
-def reported(out: Path, *, resumes: bool = True) -> Iterator[None]:
+def reported(out: Path, *, resumes: bool = False) -> Iterator[None]:
     """Print warnings and expected errors as one line each on stderr, and exit with the error's code.
 
     Args:
-        out: folder of the study, where an interrupted analysis is kept.
+        out: folder of the results, where an interrupted run is kept.
         resumes: whether the command has a --resume.
     """
     try:

@@ -38,7 +38,7 @@ def keypoints(
 
     An interrupted run goes on where it was, from FILE.partial.
     """
-    with reported(out):
+    with reported(out, resumes=True):
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.engine import open_engine
         from siftlens.keypoints import SiftSettings

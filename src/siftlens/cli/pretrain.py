@@ -142,7 +142,7 @@ def pretrain(
     log.csv, knn.csv (where images lie in class folders), reconstructions.png and run.json. Start it by torchrun for
     many GPUs.
     """
-    with reported(out):
+    with reported(out, resumes=True):
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.pretraining import DecoderSettings, MaskPolicy, Pace, PartialDecoding, PretrainSettings
         from siftlens.pretraining import pretrain as run

@@ -10,7 +10,7 @@ from siftlens.core.errors import (
     one_line,
 )
 from siftlens.core.grid import PatchGrid, TokenLayout
-from siftlens.core.values import is_real, is_whole
+from siftlens.core.values import expect_whole, is_real, is_whole, keep_flags, keep_whole
 
 __all__ = [
     "CaptureError",
@@ -21,7 +21,10 @@ __all__ = [
     "SiftlensError",
     "StudyError",
     "TokenLayout",
+    "expect_whole",
     "is_real",
     "is_whole",
+    "keep_flags",
+    "keep_whole",
     "one_line",
 ]

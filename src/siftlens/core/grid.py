@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from siftlens.core.errors import InputError
-from siftlens.core.values import is_whole
+from siftlens.core.values import keep_whole
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class PatchGrid:
     patch_width: int
 
     def __post_init__(self) -> None:
-        for name in ("rows", "cols", "patch_height", "patch_width"):
-            value = getattr(self, name)
-            if not is_whole(value, least=1):
-                raise InputError(f"PatchGrid.{name} must be a positive integer, got {value!r}")
-            object.__setattr__(self, name, int(value))  # NumPy's too: equal grids are described alike
+        keep_whole(self, "rows", "cols", "patch_height", "patch_width", least=1)
 
     @property
     def patches(self) -> int:
@@ -102,9 +98,9 @@ class TokenLayout:
     registers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("class_tokens", "registers"):
-            if getattr(self, name) < 0:
-                raise InputError(f"TokenLayout.{name} must not be negative, got {getattr(self, name)}")
+        if not isinstance(self.grid, PatchGrid):
+            raise InputError(f"grid must be a PatchGrid, got {self.grid!r}")
+        keep_whole(self, "class_tokens", "registers", least=0)
 
     @property
     def prefix(self) -> int:

@@ -1,7 +1,7 @@
 """Images: where they come from, how they are decoded, and what a model sees of them."""
 
 from siftlens.data.atomic import atomic_path, discard_unfinished, disk_errors, expect_writable, reserve, write_page
-from siftlens.data.decode import Unreadable, decode, expect_folder
+from siftlens.data.decode import SUFFIXES, Unreadable, decode, decode_with_size, expect_folder
 from siftlens.data.files import open_images
 from siftlens.data.jpeg import Jpeg, as_jpeg
 from siftlens.data.pixels import as_pixels, content_hash
@@ -11,7 +11,7 @@ from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, input_size
 from siftlens.data.records import AUDIT, PROGRESS, PROMPT, RUN, STATE, expect_free, is_result, read_record, write_record
-from siftlens.data.shards import Member, Stored, opened
+from siftlens.data.shards import Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource
 from siftlens.data.under_way import (
     discard_progress,
@@ -30,13 +30,13 @@ __all__ = [
     "RUN",
     "SPLITS",
     "STATE",
+    "SUFFIXES",
     "DrawnMaterial",
     "FolderMaterial",
     "ImageRef",
     "ImageSource",
     "Jpeg",
     "Material",
-    "Member",
     "Normalization",
     "Planted",
     "PlantedImage",
@@ -49,6 +49,7 @@ __all__ = [
     "atomic_path",
     "content_hash",
     "decode",
+    "decode_with_size",
     "discard_progress",
     "discard_unfinished",
     "disk_errors",

@@ -19,6 +19,10 @@ from siftlens.data.sources import ImageRef, Item
 
 # Without EPS and PDF, which Pillow hands to another program.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+SUFFIXES = (  # of files that are looked for by name; images in folders are told by their content
+    *(".avif", ".bmp", ".gif", ".jpg", ".jpeg", ".jp2", ".png", ".ppm", ".pgm", ".pbm", ".tga", ".tif", ".tiff"),
+    ".webp",
+)
 MIN_SIDE = 8  # px; less is an icon or a tracking pixel, enlarged to a blur
 MAX_ASPECT = 32  # of which a centre crop shows less than 4 %
 
@@ -41,6 +45,13 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
         InputError: not the file is missing, but all that the images lie in: the folder, the tar or Parquet file; an
             address does not answer.
     """
+    return decode_with_size(ref, preprocessing)[0]
+
+
+def decode_with_size(
+    ref: ImageRef, preprocessing: Preprocessing
+) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[int, int]]:
+    """As `decode`, and the width and height of the image as it is shown, before resizing, px."""
     if isinstance(ref.source, Stored):
         try:
             return _decode_file(ref.source, preprocessing)
@@ -52,10 +63,12 @@ def decode(ref: ImageRef, preprocessing: Preprocessing) -> UInt8[np.ndarray, "he
     pixels = ref.source.pixels() if isinstance(ref.source, Item) else ref.source
     image = Image.fromarray(pixels)
     _check_size(*image.size)
-    return preprocessing.apply(image)
+    return preprocessing.apply(image), image.size
 
 
-def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width 3"]:
+def _decode_file(
+    source: Stored, preprocessing: Preprocessing
+) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[int, int]]:
     try:
         _check_file(source)
         with warnings.catch_warnings(), opened(source) as file:
@@ -63,7 +76,8 @@ def _decode_file(source: Stored, preprocessing: Preprocessing) -> UInt8[np.ndarr
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=FORMATS)
             _check_size(*image.size)
-            return preprocessing.apply(to_rgb(ImageOps.exif_transpose(image)))
+            turned = to_rgb(ImageOps.exif_transpose(image))
+            return preprocessing.apply(turned), turned.size
     except (Unreadable, OutOfReachError):
         raise
     except InputError as error:

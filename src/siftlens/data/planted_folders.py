@@ -1,6 +1,7 @@
 """Objects and scenes from folders of real images."""
 
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from siftlens.core import InputError
+from siftlens.data.decode import SUFFIXES
 
 _HELD_OUT = 4  # every fourth file, where no folder says which
 _TRIES = 64  # draws that may meet an empty mask, one after the other
 _KEPT = 4096  # decoded files: about 100 MB at 96 px
 _LARGEST = 160  # px, the longest side of what is kept
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class FolderMaterial:
@@ -70,7 +71,7 @@ def _two_below(folder: Path) -> tuple[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if len(found) < _HELD_OUT:
         raise InputError(f"expected at least {_HELD_OUT} images in {folder}, found {len(found)}")
     return found
@@ -94,9 +95,10 @@ def _choice(paths: list[Path], random: np.random.Generator) -> Path:
 @lru_cache(_KEPT)
 def _cutout(path: Path) -> Image.Image | None:
     """The object without what is around it; None where the mask is empty."""
-    masks = [found for found in (path.parent.parent / "masks").glob(f"{path.stem}.*") if found.suffix in _SUFFIXES]
+    beside = path.parent.parent / "masks"
+    masks = [found for found in beside.glob(f"{escape(path.stem)}.*") if found.suffix.lower() in SUFFIXES]
     if not masks:
-        raise InputError(f"expected a mask for {path} in {path.parent.parent / 'masks'}, found none")
+        raise InputError(f"expected a mask for {path} in {beside}, found none")
     image, mask = Image.open(path).convert("RGB"), Image.open(masks[0]).convert("L")
     if image.size != mask.size:
         raise InputError(f"{path} is {image.size} px and its mask {mask.size} px; expected one size")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from siftlens.attention import WEIGHTINGS
-from siftlens.core import InputError, PatchGrid, is_whole
+from siftlens.core import InputError, PatchGrid, is_whole, keep_flags, keep_whole
 
 Measure = str | Callable[[UInt8[np.ndarray, "height width 3"], PatchGrid], Float[np.ndarray, "rows cols"]]
 GROUPINGS = ("folder",)
@@ -52,18 +52,13 @@ class Settings:
             raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
         if self.group_by is not None and self.group_by not in GROUPINGS:
             raise InputError(f"group_by must be one of {', '.join(GROUPINGS)}, or None; got {self.group_by!r}")
-        if not is_whole(self.batch_size, least=1):
-            raise InputError(f"batch_size must be a whole number, at least 1, got {self.batch_size!r}")
+        keep_whole(self, "batch_size", least=1)
+        keep_whole(self, "seed", least=0)
+        keep_flags(self, "entropy", "exclude_outliers")
         if self.workers is not None and not (is_whole(self.workers, least=0) and self.workers <= MAX_WORKERS):
             raise InputError(f"workers must be a whole number from 0 to {MAX_WORKERS}, or None, got {self.workers!r}")
-        if not is_whole(self.seed, least=0):
-            raise InputError(f"seed must be a whole number, not negative, got {self.seed!r}")
-        for name in ("batch_size", "workers", "seed"):  # NumPy's would not go into a record
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, int(value))
-        for name in ("entropy", "exclude_outliers"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise InputError(f"{name} must be True or False, got {value!r}")
+        if self.workers is not None:
+            keep_whole(self, "workers", least=0)
 
     @property
     def measure_name(self) -> str:

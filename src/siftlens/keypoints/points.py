@@ -14,7 +14,7 @@ _HEADER = struct.Struct("<III")  # height, width, points
 _COLUMNS = {"x": "<u2", "y": "<u2", "size": "<f2", "response": "<f2", "angle": "u1", "octave": "i1"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Keypoints:
     """SIFT keypoints of one image, each once, whatever its number of orientations.
 

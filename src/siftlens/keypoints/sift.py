@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from siftlens.core import InputError, is_real, is_whole
+from siftlens.core import InputError, is_real, keep_whole
 from siftlens.data import as_pixels
 from siftlens.keypoints.luma import enlarged, luma
 from siftlens.keypoints.points import Keypoints, pack, unpack
@@ -33,8 +33,7 @@ class SiftSettings:
     sigma: float = 1.6
 
     def __post_init__(self) -> None:
-        if not is_whole(self.n_octave_layers, least=1):
-            raise InputError(f"n_octave_layers must be a whole number, at least 1, got {self.n_octave_layers!r}")
+        keep_whole(self, "n_octave_layers", least=1)
         if not (is_real(self.contrast_threshold) and self.contrast_threshold >= 0):
             raise InputError(f"contrast_threshold must be a number, not negative, got {self.contrast_threshold!r}")
         for name in ("edge_threshold", "sigma"):

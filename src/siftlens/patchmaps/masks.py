@@ -7,20 +7,19 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from siftlens.core import PatchGrid
-from siftlens.data import ImageRef, Preprocessing, decode
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+from siftlens.data import SUFFIXES, ImageRef, Preprocessing, decode
 
 
 def mask_file(folder: Path, identity: str) -> Path | None:
-    """The mask of an image: its path below `folder`, with any suffix of an image; None where there is none.
+    """The mask of an image: its path below `folder`, with its own suffix or any of an image; None where there is none.
 
     Args:
         folder: of masks.
         identity: the image's path below its own folder.
     """
     path = folder / identity
-    named = (path.with_suffix(suffix) for suffix in _SUFFIXES)
+    suffixes = [path.suffix, *(spelled for suffix in SUFFIXES for spelled in (suffix, suffix.upper()))]
+    named = (path.with_suffix(suffix) for suffix in suffixes)
     return next((found for found in named if _is_file(found)), None)
 
 

@@ -1,5 +1,6 @@
 """The figures of one finished analysis."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from siftlens.core import InputError
@@ -8,7 +9,7 @@ from siftlens.plots.depth import depth_figure
 from siftlens.plots.heads import heads_figure
 from siftlens.plots.levels import levels_figure
 from siftlens.report.panels import Panel, panel
-from siftlens.report.vocabulary import STATISTICS
+from siftlens.report.vocabulary import STATISTICS, Statistic
 
 
 class Plots:
@@ -24,8 +25,7 @@ class Plots:
     @property
     def statistics(self) -> tuple[str, ...]:
         """The statistics that `heads` and `depth` can show."""
-        heads, layers = self._result.heads, self._result.layers
-        return tuple(known.key for known in STATISTICS if panel(heads, layers, known) is not None)
+        return tuple(known.key for known in STATISTICS if self._found(known) is not None)
 
     def heads(self, statistic: str = "semantic_pull") -> Figure:
         """Layers x heads: the effect beyond null 1, or the value where the statistic has no null.
@@ -59,9 +59,15 @@ class Plots:
 
     def _panel(self, statistic: str) -> Panel:
         for known in STATISTICS:
-            if known.key == statistic and (found := panel(self._result.heads, self._result.layers, known)):
+            if known.key == statistic and (found := self._found(known)):
                 return found
-        raise InputError(f"expected a statistic of this study ({', '.join(self.statistics)}), got {statistic!r}")
+        has = ", ".join(self.statistics) or "none; effects need a second image"
+        raise InputError(f"expected a statistic that this study can show ({has}), got {statistic!r}")
+
+    def _found(self, statistic: Statistic) -> Panel | None:
+        """None where there is nothing to show: of one image values are known, but no effects."""
+        found = panel(self._result.heads, self._result.layers, statistic)
+        return found if found is not None and np.isfinite(found.shown).any() else None
 
     def __repr__(self) -> str:
         return f"Plots(statistics={list(self.statistics)})"

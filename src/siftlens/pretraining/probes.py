@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from siftlens.core import InputError
+from siftlens.core import InputError, expect_whole
 from siftlens.models import LoadedModel
 from siftlens.pretraining.features import frozen_features
 from siftlens.pretraining.finetune import FINETUNE_EPOCHS, finetune_predict, finetune_protocol
@@ -75,8 +75,8 @@ def probe(
     """
     if method not in METHODS:
         raise InputError(f"a probe's method must be one of {', '.join(METHODS)}, got {method!r}")
-    if epochs is not None and epochs < 1:
-        raise InputError(f"epochs must be positive, got {epochs}")
+    if epochs is not None:
+        epochs = expect_whole("epochs", epochs, least=1)
     if method == "knn" and epochs is not None:
         raise InputError(f"k-NN trains nothing; leave the {epochs} epochs out")
     if method == "finetune":

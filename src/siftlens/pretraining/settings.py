@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from typing import Any
 
-from siftlens.core import InputError
+from siftlens.core import InputError, keep_whole
 from siftlens.pretraining.choice import PartialDecoding
 from siftlens.pretraining.decoder import DecoderSettings
 from siftlens.pretraining.guide import GUIDES
@@ -71,13 +71,12 @@ class PretrainSettings:
         object.__setattr__(self, "model", self.model.removeprefix("timm/"))
         if self.source is None:
             object.__setattr__(self, "source", self.size)
-        for name in ("size", "epochs", "batch_size"):
-            if not 0 < getattr(self, name) < inf:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        keep_whole(self, "size", "epochs", "batch_size", "source", least=1)
+        keep_whole(self, "seed", least=0)
         if not 0 < self.learning_rate <= _FASTEST:
             raise InputError(f"learning_rate must be positive and at most {_FASTEST:g}, got {self.learning_rate}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must be at least 0 and below 2**63, got {self.seed}")
+        if self.seed >= 2**63:
+            raise InputError(f"seed must be below 2**63, got {self.seed}")
         if not 0 < self.warm_up < 1:
             raise InputError(f"warm_up must lie between 0 and 1, got {self.warm_up}")
         if not 0 < self.smallest_crop <= 1:

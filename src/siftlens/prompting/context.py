@@ -65,11 +65,17 @@ class Prompting:
             raise CaptureError("no forward pass of the model ran inside the prompt; call model(images) in it")
 
     @property
+    def _own_thread(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    @property
     def _aside(self) -> bool:
         """Whether the forward pass is not the one to prompt: a trial on noise, or the cue-only view."""
         return on_trial() or self._viewing
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._own_thread:
+            raise CaptureError("the model was called from another thread than the one that prompts it")
         if self._aside:
             return None
         self._running.close()  # where an interrupt was caught inside a pass before
@@ -82,8 +88,6 @@ class Prompting:
                 f"{type(model).__name__} checkpoints its activations, and would compute them anew without the prompt; "
                 "turn gradient checkpointing off, or run it under torch.no_grad()"
             )
-        if threading.get_ident() != self._thread:
-            raise CaptureError("the model was called from another thread than the one that prompts it")
         self._passes += 1
         self._call = (args, kwargs)
         policy = self._policy
@@ -126,7 +130,7 @@ class Prompting:
         return self._contrasted(output) if self._policy.contrasts else None
 
     def _switch_off(self, *_: Any) -> None:
-        if not self._aside:
+        if self._own_thread and not self._aside:  # a refused call of another one must not end the pass under way here
             self._running.close()
 
     def _fitting(self, images: int, plan: Plan) -> Float[Tensor, "image patch"]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from siftlens.auditing import AuditResult
 from siftlens.auditing.tables import HARMFUL
-from siftlens.auditing.vocabulary import Vocabulary
 from siftlens.core import InputError, PatchGrid
 from siftlens.keypoints import detect
 from siftlens.patchmaps import patch_weights, rival_maps
@@ -81,12 +80,11 @@ def cue_patches(
     Raises:
         InputError: an audit of another grid, or no tokens where they are needed.
     """
-    expect_grid(audit, grid)
+    audit.expect_grid(grid)
     kinds = kinds_of(audit, rows)
     if "token" in kinds and tokens is None:
         raise InputError("a cue is made of the model's tokens; pass them, or leave its row out of Mixture.rows")
-    needed = Vocabulary(grid, {kind: audit.vocabulary.codebooks[kind] for kind in kinds})
-    words = needed.words(images, tokens)
+    words = audit.vocabulary.of(kinds).words(images, tokens)
     return np.stack([np.isin(words[cue.kind], cue.words) for cue in (audit.cue(row) for row in rows)])
 
 
@@ -121,21 +119,6 @@ def harmful_rows(audit: AuditResult) -> tuple[int, ...]:
     if audit.cues.empty:
         return ()
     return tuple(np.flatnonzero(audit.cues["verdict"].isin(HARMFUL)).tolist())
-
-
-def expect_grid(audit: AuditResult, grid: PatchGrid) -> None:
-    """Refuse cues that were found on other patches.
-
-    Raises:
-        InputError: they were.
-    """
-    theirs = audit.vocabulary.grid
-    if theirs != grid:
-        raise InputError(
-            f"the audit's cues are of {theirs.rows}x{theirs.cols} patches of {theirs.patch_height}x"
-            f"{theirs.patch_width} px, the model has {grid.rows}x{grid.cols} of {grid.patch_height}x{grid.patch_width} "
-            "px; audit this model at this input size"
-        )
 
 
 def expect_same_model(audit: AuditResult, weights_hash: str) -> None:

@@ -21,7 +21,7 @@ from siftlens.models import LoadedModel
 from siftlens.models.checkpoints import hash_weights
 from siftlens.models.given import AS_LOADED, Normalize, normalization_of
 from siftlens.prompting.context import expect_unprompted, prompt
-from siftlens.prompting.maps import cue_rows, expect_grid, expect_same_model, kinds_of, mixed_maps
+from siftlens.prompting.maps import cue_rows, expect_same_model, kinds_of, mixed_maps
 from siftlens.prompting.plan import Plan, plan_of
 from siftlens.prompting.policy import Policy
 
@@ -68,12 +68,12 @@ class Prompted(nn.Module):
         """
         if on_trial() or self.policy.does_nothing:
             return self.model(*args, **kwargs)
-        with _turn:
-            expect_unprompted(self.model)
         images = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.ndim == 4), None)
         if images is None:
             raise InputError("expected a tensor of images, (image, 3, height, width), among the arguments, got none")
-        return self.under(self.maps(images), *args, **kwargs)
+        with _turn:
+            expect_unprompted(self.model)
+            return self.under(self.maps(images), *args, **kwargs)
 
     def under(self, maps: Float[Tensor, "image patch"], *args: Any, **kwargs: Any) -> Any:
         """What the model returns under the policy by these maps, for whoever has them already.
@@ -92,21 +92,23 @@ class Prompted(nn.Module):
     @torch.no_grad()
     def maps(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch"]:
         """The maps of these images, higher = keep."""
-        grid = self.planned(x).layout.grid
-        return mixed_maps(self._pixels(x), grid, self.policy.maps, self.audit, self.tokens(x)).to(x.device)
+        with _turn:
+            grid, tokens = self.planned(x).layout.grid, self.tokens(x)
+        return mixed_maps(self._pixels(x), grid, self.policy.maps, self.audit, tokens).to(x.device)
 
     @torch.no_grad()
     def tokens(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch dim"] | None:
         """Tokens of the audit's layer, where the suppressed cues are made of them; else None."""
-        plan, audit = self.planned(x), self.audit
-        if audit is None:
-            return None
-        expect_grid(audit, plan.layout.grid)
-        if "token" not in kinds_of(audit, cue_rows(audit, self.policy.maps)):
-            return None
-        with plan.access.read(audit.layer) as read:
-            self.model(x)
-        return read[0]
+        with _turn:
+            plan, audit = self.planned(x), self.audit
+            if audit is None:
+                return None
+            audit.expect_grid(plan.layout.grid)
+            if "token" not in kinds_of(audit, cue_rows(audit, self.policy.maps)):
+                return None
+            with plan.access.read(audit.layer) as read:
+                self.model(x)
+            return read[0]
 
     def save(self, folder: str | PathLike[str], *, beside: Iterable[str] = ()) -> None:
         """Write the prompt, without the model's weights: prompt.json, and the audit's cues in a folder beside it.

@@ -162,9 +162,10 @@ class Policy:
     maps: Mixture = field(default_factory=lambda: Mixture(keypoints=1.0))
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bias, Iterable) or not all(isinstance(bias, Bias) for bias in self.bias):
+        parts = tuple(self.bias) if isinstance(self.bias, Iterable) else (self.bias,)
+        if not isinstance(self.bias, Iterable) or not all(isinstance(part, Bias) for part in parts):
             raise InputError(f"Policy.bias must be a tuple of Bias, such as (Bias(3.0),), got {self.bias!r}")
-        object.__setattr__(self, "bias", tuple(self.bias))
+        object.__setattr__(self, "bias", parts)
         for name, kind in (("tokens", TokenChoice), ("pixels", PixelMask), ("contrast", Contrast)):
             part = getattr(self, name)
             if not (part is None or isinstance(part, kind)):

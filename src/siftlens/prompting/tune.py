@@ -1,7 +1,7 @@
 """`tune_prompt`: which policy helps the images that a model's shortcut misleads, on a small labelled split."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from siftlens.attention import read_attention
 from siftlens.auditing import AuditResult
-from siftlens.core import InputError, is_real, is_whole
+from siftlens.auditing.sample import Labels
+from siftlens.core import InputError, expect_whole, is_real
 from siftlens.data import open_images
 from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
@@ -35,7 +36,7 @@ def tune_prompt(
     model: nn.Module | LoadedModel,
     audit: AuditResult,
     validation: str | PathLike[str] | Iterable[Any],
-    labels: Sequence[str | int] | None = None,
+    labels: Labels = None,
     *,
     normalize: Normalize = AS_LOADED,
     max_loss: float = 0.0,
@@ -93,8 +94,7 @@ def tune_prompt(
         raise InputError(f"audit must be what siftlens.audit or load_audit returned, got {type(audit).__name__}")
     if not is_real(max_loss) or not 0 <= max_loss <= 1:
         raise InputError(f"max_loss must lie in [0, 1], got {max_loss!r}")
-    if not is_whole(batch_size, least=1):
-        raise InputError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
+    batch_size = expect_whole("batch_size", batch_size, least=1)
     source = open_images(validation)
     loaded = as_loaded(model, source, normalize, size)
     expect_same_model(audit, loaded.weights_hash)

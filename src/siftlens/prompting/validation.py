@@ -11,6 +11,7 @@ from torch import Tensor
 from siftlens.auditing import AuditResult
 from siftlens.auditing.classifier import match_logits
 from siftlens.auditing.margins import logits_of
+from siftlens.auditing.sample import Labels, labels_of
 from siftlens.core import InputError, NothingReadableError
 from siftlens.data import ImageSource, Unreadable, decode
 from siftlens.interrelation.forward import to_input
@@ -120,7 +121,7 @@ class Validation:
 
 
 def read_validation(
-    model: LoadedModel, audit: AuditResult, source: ImageSource, labels: Sequence[str | int] | None, batch_size: int
+    model: LoadedModel, audit: AuditResult, source: ImageSource, labels: Labels, batch_size: int
 ) -> Validation:
     """Decode a labelled split and look for the audit's harmful cues in it; there must be one.
 
@@ -129,12 +130,7 @@ def read_validation(
         NothingReadableError: not one image can be read.
     """
     refs = list(source)
-    named = [ref.group for ref in refs] if labels is None else [str(label) for label in labels]
-    if len(named) != len(refs) or not all(named):
-        raise InputError(
-            f"expected a label for each of {len(refs)} images, got {sum(map(bool, named))}; put every image into a "
-            "folder named after its class, or pass labels"
-        )
+    named = labels_of(source, labels)
     rows = harmful_rows(audit)
     cued = set(audit.cues["label"].iloc[list(rows)])
     if model.classes and not cued & set(named) and all(name.isdecimal() for name in named):

@@ -65,7 +65,9 @@ def audit_command(info: Mapping[str, Any]) -> str | None:
         if asked[name] is not None:
             words += [f"--{name}", str(asked[name])]
     words += ["--probe"] if asked["probe"] else []
-    words += ["--seed", str(asked["seed"])] if asked["seed"] else []
+    for name, default in {"seed": 0, "batch_size": 64}.items():
+        if asked.get(name, default) != default:
+            words += [f"--{name.replace('_', '-')}", str(asked[name])]
     return shlex.join(words)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from siftlens.auditing import AuditResult, AuditSettings, Run, storage
+from siftlens.auditing.sample import Labels
 from siftlens.auditing.vocabulary import KINDS
 from siftlens.core import InputError
 from siftlens.data import (
@@ -57,7 +58,7 @@ class Audit(AuditResult):
 def audit(
     model: nn.Module | LoadedModel,
     images: str | PathLike[str] | Iterable[Any],
-    labels: Sequence[str | int] | None = None,
+    labels: Labels = None,
     *,
     normalize: Normalize = AS_LOADED,
     masks: str | PathLike[str] | None = None,
@@ -94,7 +95,7 @@ def audit(
         layer: after which block tokens become words; None for the last of the first quarter.
         batch_size: images per forward pass.
         seed: of the halves, the words and the controls.
-        limit: at most so many images, spread evenly.
+        limit: at most so many images, spread evenly; not with labels.
         size: px, or (height, width): input size of a model that did not come from `load_model`; needed for paths.
         engine: where to compute: "local", in this process; "ray", on a Ray cluster, which gives the same numbers.
         address: of a running Ray cluster ("auto" for the one on this machine); None starts one on this machine's cores.
@@ -124,6 +125,8 @@ def audit(
             "an audit on this machine runs in one process; leave out --workers (workers=None), or add --engine ray "
             "(engine='ray')"
         )
+    if labels is not None and limit is not None:
+        raise InputError("limit leaves images out, so that labels would not fit; pass fewer images and their labels")
     settings = AuditSettings(
         vocabularies=tuple(vocabularies),
         layer=layer,

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from siftlens.auditing import AuditResult
-from siftlens.core import InputError, is_whole
+from siftlens.core import expect_whole
 from siftlens.data import expect_free, open_images, write_page
 from siftlens.interrelation.files import write_table
 from siftlens.models import LoadedModel
@@ -64,8 +64,7 @@ def try_prompt(
         ModelError: the model returns no finite logits.
         NothingReadableError: not one image can be read.
     """
-    if not is_whole(batch_size, least=1):
-        raise InputError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
+    batch_size = expect_whole("batch_size", batch_size, least=1)
     if out is not None:
         expect_free(Path(out))
         expect_free(Path(out) / AUDIT)
