@@ -71,21 +71,22 @@ class Roll:
         """
         pooling = self._is_pooling(tracker.current, call)
         if not pooling:
-            self._expect_other_values(tracker.current, call)
+            self._expect_other_values(tracker, call)
         layer = None if pooling else self.layers
         self.layers += not pooling
         tracker.mark_captured(layer)
         return layer
 
-    def _expect_other_values(self, name: str, call: AttentionCall) -> None:
+    def _expect_other_values(self, tracker: ModuleTracker, call: AttentionCall) -> None:
         """Refuse what weighs the same values twice: what the model makes of both is no softmax, and may be negative."""
         values = call.value.detach().sum(dim=2)  # of a copy, it is the same
-        if name != self._of:
-            self._of, self._values = name, []
-        if any(before.shape == values.shape and torch.equal(before, values) for before in self._values):
+        around = _around(tracker)
+        if around != self._of:
+            self._of, self._values = around, []
+        if any(_proportional(before, values) for before in self._values):
             raise CaptureError(
-                f"{name}: two attentions over the same values, as in differential attention: neither is what the model "
-                f"attends by; {READABLE}"
+                f"{tracker.current}: two attentions over the same values, as in differential attention: neither is "
+                f"what the model attends by; {READABLE}"
             )
         self._values.append(values)
 
@@ -142,8 +143,26 @@ class Roll:
             through = f" (it runs {foreign[0]})" if foreign else ""
             raise CaptureError(
                 f"attention was read in {len(ran)} modules but not in {', '.join(missed[:5])}{through}; "
-                "make these blocks use torch's scaled_dot_product_attention, or a plain softmax and product"
+                "make these blocks use torch's scaled_dot_product_attention, or a plain softmax and product (a module "
+                "that is no attention and has the word in its class's name: rename the class)"
             )
+
+
+def _around(tracker: ModuleTracker) -> str:
+    """The module that a running attention is part of, or the attention itself where that is a block of a list."""
+    name = tracker.current
+    parent, _, leaf = name.rpartition(".")
+    listed = not leaf or isinstance(tracker.model.get_submodule(parent), nn.ModuleList | nn.Sequential)
+    return name if listed else parent
+
+
+def _proportional(values: Tensor, others: Tensor) -> bool:
+    """Whether tensors are the same but for a factor, by which a difference of two attentions may weigh one."""
+    if values.shape != others.shape or values.shape[-1] < 2:
+        return values.shape == others.shape and torch.equal(values, others)
+    pair = torch.stack([values.flatten(), others.flatten()]).double()
+    most = torch.linalg.vector_norm(pair, dim=1).prod()
+    return bool(most > 0 and (pair[0] @ pair[1]).abs() >= (1 - torch.finfo(values.dtype).eps) * most)
 
 
 def _is_attention(record: Softmax, sizes: tuple[int, int]) -> bool:

@@ -162,7 +162,19 @@ class Interceptor(TorchDispatchMode):
             )
         if self._isolated and (value := arguments["value"]).shape[2] == out[0].shape[2]:
             out[0].copy_(value.repeat_interleave(out[0].shape[1] // value.shape[1], dim=1))
-        self._on_call(FusedCall(func, arguments, out[1] if func is _ON_CPU else None))
+        self._on_call(self._unfolded(FusedCall(func, arguments, out[1] if func is _ON_CPU else None)))
+
+    def _unfolded(self, call: FusedCall) -> FusedCall:
+        """A call on (image * head, token, dim), which reaches the kernel as one image of so many heads, taken apart."""
+        images, rows = self._batch or 1, call.query.shape[1]
+        if call.query.shape[0] != 1 or images == 1 or rows % images:
+            return call
+
+        def apart(tensor: Any) -> Any:
+            folded = isinstance(tensor, Tensor) and tensor.ndim in (3, 4) and tensor.shape[:2] == (1, rows)
+            return tensor[0].unflatten(0, (images, -1)) if folded else tensor
+
+        return FusedCall(call.op, {name: apart(given) for name, given in call.arguments.items()}, apart(call.lse))
 
     def _see_softmax(self, out: Tensor, dim: int) -> None:
         if out.ndim >= 3 or (out.ndim == 2 and out.shape[0] == out.shape[1]):
@@ -212,7 +224,8 @@ class Interceptor(TorchDispatchMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Address of a tensor's memory; of a sparse one, which has none, a number of its own."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else -id(tensor)
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

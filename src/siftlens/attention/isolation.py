@@ -59,6 +59,9 @@ class _Isolated:
             for image, half in enumerate(halves, start=2)
             for anchor in (0, 1)
         ]
+        self.own: Tensor | None = (
+            None  # prefix tokens that hold nothing of the patches; None before the first attention
+        )
         self.ran: list[tuple[str, ...]] = []  # for every attention so far, the modules around it
         self.leaping: list[str] = []  # modules that ended since, and mixed tokens further than a convolution does
         self.shuffling: list[tuple[str, int]] = []  # and those around one attention that shuffled them
@@ -97,11 +100,16 @@ class _Isolated:
         capture.tracker.mark_captured(None)
         self._expect_in_order()
         prefix = call.shape[3] - self.layout.grid.patches  # a pooling head may see the patches alone
-        tokens = call.value[:, :, prefix:].transpose(1, 2).flatten(2)
+        values = call.value.transpose(1, 2).flatten(2)
+        tokens = values[:, prefix:]
         if wrong := self._misplaced(tokens):
             raise self._shuffles(name, wrong[0])
         leaps = [view.leaps(tokens) for view in self.views]  # every view takes note
-        if any(leaps):
+        if call.shape[2] != call.shape[3]:  # not cut: its queries, prefix tokens or of a head, see the patches
+            self.own = torch.zeros(self.layout.prefix, dtype=torch.bool)
+        elif self.own is None:
+            self.own = ~_differ(values[:, :prefix])
+        if any(leaps) or (prefix == self.layout.prefix and self._reached(values[:, :prefix])):
             raise _mixes(self.leaping[0] if self.leaping else f"what runs before {name}")
         self.ran = capture.tracker.ran
         self.leaping.clear()
@@ -111,17 +119,28 @@ class _Isolated:
         if not self.ran or not on_trial():
             return
         around_one = name in self.ran[-1] and sum(name in around for around in self.ran) == 1
-        after = self._tokens(output) if listed or around_one else None
-        if after is None:
+        whole = self._sequence(output) if listed or around_one else None
+        if whole is None:
             return
+        prefix, after = whole[:, : -self.layout.grid.patches], whole[:, -self.layout.grid.patches :]
         before = self._tokens(args)
-        if any(view.would_leap(before, after) for view in self.views):
+        if any(view.would_leap(before, after) for view in self.views) or (prefix.shape[1] and self._reached(prefix)):
             self.leaping.append(name)
         if around_one and (wrong := self._misplaced(after)) and (before is None or not self._misplaced(before)):
             self.shuffling.append((name, wrong[0]))
 
+    def _reached(self, prefix: Float[Tensor, "image prefix feature"]) -> bool:
+        """Whether prefix tokens hold something of the patches that can only come from attention."""
+        assert self.own is not None
+        return bool((self.own & _differ(prefix)).any())
+
     def _tokens(self, given: Any) -> Float[Tensor, "image patch feature"] | None:
-        """What a module took or returned, where that is tokens, in a sequence or in a grid."""
+        """The patches' tokens in what a module took or returned, where that is tokens, in a sequence or in a grid."""
+        sequence = self._sequence(given)
+        return None if sequence is None else sequence[:, -self.layout.grid.patches :]
+
+    def _sequence(self, given: Any) -> Float[Tensor, "image token feature"] | None:
+        """All tokens of a sequence, or those of a grid."""
         tensor = given[0] if isinstance(given, tuple | list) and given else given
         if not isinstance(tensor, Tensor):
             return None
@@ -132,7 +151,7 @@ class _Isolated:
             return None
         if tensor.shape[:2] == (tokens, images) and tokens != images:
             tensor = tensor.transpose(0, 1)
-        return tensor[:, self.layout.prefix :] if tensor.shape[:2] == (images, tokens) else None
+        return tensor if tensor.shape[:2] == (images, tokens) else None
 
     def _misplaced(self, tokens: Float[Tensor, "image patch feature"]) -> list[int]:
         """Patches whose token holds what another shows; those that a convolution outvotes are not among them."""
@@ -253,6 +272,12 @@ def _parent(name: str) -> str:
 
 def _change(tokens: Float[Tensor, "patch feature"], others: Float[Tensor, "patch feature"]) -> Float[Tensor, " patch"]:
     return token_change(tokens[None, None], others[None, None])[0].cpu()
+
+
+def _differ(tokens: Float[Tensor, "image token feature"]) -> Bool[Tensor, " token"]:
+    """Tokens that are others in one picture than in the other."""
+    change, size = _change(tokens[0], tokens[1]), _size(tokens)
+    return change > max(_UNMOVED[0], _UNMOVED[1] * _rounding(tokens)) * size
 
 
 def _size(tokens: Float[Tensor, "image patch feature"]) -> Float[Tensor, " patch"]:

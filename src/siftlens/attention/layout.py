@@ -49,7 +49,7 @@ def layout_of(trial: Trial) -> TokenLayout:
 
 def _tried(trial: Trial) -> TokenLayout:
     assert trial.images is not None
-    probes = _probes(trial.images)
+    probes = _touched(trial.images, _corners(trial.images))
     height, width = trial.images.shape[-2:]
     call, where = trial.first_attention(probes)
     if call.shape[0] != len(probes):
@@ -65,6 +65,7 @@ def _tried(trial: Trial) -> TokenLayout:
     moved = _moved_tokens(call, where)
     grid, prefix = _grid_of(moved, call.shape[3], (height, width), where)
     _check_order(trial, grid, prefix)
+    _check_borders(trial, grid, prefix)
     layout = name_prefix(trial, grid, prefix)
     trial.check_images_apart(layout)
     check_isolation(trial, layout)
@@ -96,11 +97,13 @@ def _behind_prefix(trial: Trial, grid: PatchGrid) -> TokenLayout:
     return layout
 
 
-def _probes(images: Tensor) -> Tensor:
-    """One blank image, then one for each changed pixel in a corner."""
-    height, width = images.shape[-2:]
-    bottom, right = height - 1, width - 1
-    pixels = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+def _corners(images: Tensor) -> list[tuple[int, int]]:
+    bottom, right = images.shape[-2] - 1, images.shape[-1] - 1
+    return [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+
+
+def _touched(images: Tensor, pixels: list[tuple[int, int]]) -> Tensor:
+    """One blank image, then one for each pixel, (row, column), in which this one is changed."""
     probes = images.new_zeros(len(pixels) + 1, *images.shape[1:])
     for probe, (y, x) in zip(probes[1:], pixels, strict=True):
         probe[:, y, x] = _AMPLITUDE
@@ -139,8 +142,41 @@ def _grid_of(moved: list[int], tokens: int, size: tuple[int, int], where: str) -
     raise CaptureError(
         f"{where}: expected prefix tokens, then one token per patch, row by row; the corners of the "
         f"{height}x{width} px image are tokens {top_left}, {top_right}, {bottom_left}, {bottom_right} of {tokens}; "
-        "such a sequence cannot be mapped to patches"
+        "such a sequence cannot be mapped to patches (pass grid=PatchGrid(...) where early layers mix neighbours but "
+        "each token still stands for its patch)"
     )
+
+
+def _check_borders(trial: Trial, grid: PatchGrid, prefix: int) -> None:
+    """Check that patches are as large as an even grid has them: a model that pads its images has larger ones.
+
+    By the pixels beside the first and the last inner corner of the grid, where such patches are shifted most; of a
+    model whose pixels move one token each, for only there a pixel has one patch.
+    """
+    assert trial.images is not None
+    rows, cols = grid.rows, grid.cols
+    corners = [(row, col) for row, col in ((1, 1), (rows - 1, cols - 1)) if rows > 1 and cols > 1]
+    inside = [(row * grid.patch_height, col * grid.patch_width, row * cols + col) for row, col in corners]
+    inside += [(y - 1, x - 1, patch - cols - 1) for y, x, patch in inside]
+    if not inside:
+        return
+    probes = _touched(trial.images, [(y, x) for y, x, _ in inside])
+    call, where = trial.first_attention(probes)
+    change = token_change(call.value[:1], call.value[1:])
+    moved = change > _NOISE * change.max()
+    if bool((moved.sum(dim=1) != 1).any()):
+        return
+    wrong = [
+        (y, x)
+        for (y, x, patch), token in zip(inside, change.argmax(dim=1).tolist(), strict=True)
+        if token != prefix + patch
+    ]
+    if wrong:
+        raise CaptureError(
+            f"{where}: the pixel in row {wrong[0][0]} and column {wrong[0][1]} belongs to another token than in a "
+            f"grid of {rows}x{cols} even patches; the model pads, crops or resizes its images; choose an input size "
+            "that the patch size divides"
+        )
 
 
 def _check_order(trial: Trial, grid: PatchGrid, prefix: int) -> None:

@@ -11,6 +11,7 @@ from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import find_layout
+from siftlens.attention.precision import full_precision
 from siftlens.attention.session import expect_unread
 from siftlens.core import InputError, is_whole
 
@@ -46,6 +47,7 @@ def attention_maps(
     roll = Roll(layout, len(x))
     maps: dict[int, Tensor] = {}
 
+    @full_precision()
     def keep(capture: Capture, call: AttentionCall) -> None:
         layer = roll.enter(capture.tracker, call)
         if layer is not None and (wanted is None or layer in wanted):

@@ -24,7 +24,7 @@ def name_prefix(trial: Trial, grid: PatchGrid, prefix: int) -> TokenLayout:
     """
     if prefix == 0:
         return TokenLayout(grid)
-    kinds = [""] * prefix
+    found: list[tuple[str, list[int]]] = []  # of each parameter, its kind and the tokens that it moves
     images = None if trial.images is None else trial.noise(1)
     before, where = trial.first_attention(images)
     for name, tensor in (*trial.model.named_parameters(), *trial.model.named_buffers()):
@@ -34,9 +34,12 @@ def name_prefix(trial: Trial, grid: PatchGrid, prefix: int) -> TokenLayout:
         after, _ = trial.first_attention(images, {name: tensor + _noise(tensor)})
         change = token_change(before.value, after.value).amax(dim=0)
         moved = (change > _STILL * change.max()).nonzero().flatten().tolist()
+        if moved and moved[-1] < prefix:
+            found.append((kind, moved))
+    kinds = [""] * prefix
+    for kind, moved in sorted(found, key=lambda each: -len(each[1])):  # last, the one that moves a token and few others
         for token in moved:
-            if moved[-1] < prefix:
-                kinds[token] = kind
+            kinds[token] = kind
     classes, registers = kinds.count("class"), kinds.count("register")
     if classes + registers < prefix:
         raise CaptureError(

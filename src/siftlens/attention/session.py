@@ -14,6 +14,7 @@ from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import given_grid, layout_of
 from siftlens.attention.memory import forget
+from siftlens.attention.precision import full_precision
 from siftlens.attention.reading import LayerReading, Reading
 from siftlens.attention.trial import Trial, on_trial
 from siftlens.attention.weights import KeyWeights
@@ -153,7 +154,13 @@ class _Session:
         if self.state != "done":
             raise CaptureError("the forward pass raised an error, so the reading is not complete; open a new context")
 
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Session":
+        """A copy of the model that is made inside has its hooks, too; they are not for it."""
+        return self
+
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if model is not self.model:
+            return
         if not self.own_thread:
             raise CaptureError("the model was called from another thread than the one that reads it")
         if on_trial():
@@ -175,7 +182,12 @@ class _Session:
             raise InputError(f"channels are for {self.weights.batch} images, but the model got {batch}")
         self.roll = Roll(layout, batch)
         self.capture = self.running.enter_context(
-            capturing(model, batch, self._on_call, keep_norms=(batch or 0, layout.tokens) if self.token_norms else None)
+            capturing(
+                model,
+                batch,
+                full_precision()(self._on_call),
+                keep_norms=(batch or 0, layout.tokens) if self.token_norms else None,
+            )
         )
 
     @property
@@ -195,16 +207,18 @@ class _Session:
             )
         return layout_of(trial)
 
-    def _finish(self, *_: Any) -> None:
+    def _finish(self, model: nn.Module, *_: Any) -> None:
         # Not called where the forward pass raised: its own error matters more.
-        if self.state == "reading" and not on_trial():
+        if self.state == "reading" and model is self.model and not on_trial():
             self.running.close()
             self.roll.check(self.capture)
             self.reading.token_norms = self.capture.tracker.token_norms
             self.state = "done"
 
-    def _switch_off(self, *_: Any) -> None:
-        if self.own_thread and not on_trial():  # a refused call of another one must not end the pass under way here
+    def _switch_off(self, model: nn.Module, *_: Any) -> None:
+        if (
+            model is self.model and self.own_thread and not on_trial()
+        ):  # a refused call of another one must not end the pass under way here
             self.running.close()
 
     def _on_call(self, capture: Capture, call: AttentionCall) -> None:

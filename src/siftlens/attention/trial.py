@@ -1,18 +1,21 @@
 """Trial runs: the model as its user calls it, but on images of our own."""
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from siftlens.attention.calls import AttentionCall, token_change
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, no_attention
-from siftlens.core import CaptureError, TokenLayout
+from siftlens.core import CaptureError, SiftlensError, TokenLayout
 
 _APART = 0.1  # share of a token's size that equal images may differ by: rounding, not another head's values
 _trials = threading.local()
@@ -52,6 +55,26 @@ def _without_autocast_cache() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
+
+
+@contextmanager
+def _unmoved(model: nn.Module) -> Iterator[None]:
+    """Leave a model's buffers as they are, which some count or measure in, and random numbers that are not torch's."""
+    buffers = [(module, name) for module in model.modules() for name in module._buffers]
+    before = [module._buffers[name] for module, name in buffers]
+    copies = [None if buffer is None else buffer.clone() for buffer in before]
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(drawn)
+        np.random.set_state(drawn_by_numpy)
+        for (module, name), buffer, copy in zip(buffers, before, copies, strict=True):
+            module._buffers[name] = buffer
+            if buffer is None or copy is None or buffer.is_meta or torch.equal(buffer, copy):
+                continue
+            with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+                buffer.resize_(copy.shape).copy_(copy)
 
 
 class Trial:
@@ -149,8 +172,7 @@ class Trial:
             parameters: in place of the model's own, by name.
             isolated: let each token attend to itself alone.
         """
-        args = tuple(self._replaced(argument, images) for argument in self._args)
-        kwargs = {name: self._replaced(argument, images) for name, argument in self._kwargs.items()}
+        args, kwargs = tree_map(lambda given: self._replaced(given, images), (self._args, self._kwargs))
         batch = self.images if images is None else images
         devices = [p.device for p in self.model.parameters() if p.device.type == "cuda"][:1]
         own = dict([*self.model.named_parameters(), *self.model.named_buffers()])
@@ -158,20 +180,35 @@ class Trial:
         images_in_batch = None if batch is None else len(batch)
         with (
             torch.random.fork_rng(devices),
+            _unmoved(self.model),
             torch.no_grad(),
             _without_autocast_cache(),
             capturing(self.model, images_in_batch, on_call, isolated=isolated, instead=instead) as capture,
             trying(),
         ):
-            self.model(*args, **kwargs)
+            try:
+                self.model(*args, **kwargs)
+            except Exception as error:
+                if not isinstance(error, SiftlensError):
+                    error.add_note(
+                        f"siftlens was trying {type(self.model).__name__} on {images_in_batch} images of its own, in "
+                        "place of yours; with grid=TokenLayout(PatchGrid(...), class_tokens=..., registers=...) it "
+                        "does not"
+                    )
+                raise
         return capture
 
     def _replaced(self, argument: Any, images: Tensor | None) -> Any:
-        """An argument for other images: these themselves, or the first image's share of a batch."""
-        if images is None or self.images is None:
+        """A part of the arguments for other images: these themselves, or the first image's share of a batch.
+
+        Copies, for a model may write to what it is given.
+        """
+        if not isinstance(argument, Tensor):
             return argument
+        if images is None or self.images is None:
+            return argument.clone()
         if argument is self.images:
-            return images
-        if isinstance(argument, Tensor) and argument.shape[:1] == self.images.shape[:1]:
-            return argument[:1].expand(len(images), *argument.shape[1:])
-        return argument
+            return images.clone()
+        if argument.shape[:1] == self.images.shape[:1]:
+            return argument[:1].repeat(len(images), *[1] * (argument.ndim - 1))
+        return argument.clone()

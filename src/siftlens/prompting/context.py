@@ -73,7 +73,13 @@ class Prompting:
         """Whether the forward pass is not the one to prompt: a trial on noise, or the cue-only view."""
         return on_trial() or self._viewing
 
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "Prompting":
+        """A copy of the model that is made inside has its hooks, too; they are not for it."""
+        return self
+
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if model is not self._model:
+            return None
         if not self._own_thread:
             raise CaptureError("the model was called from another thread than the one that prompts it")
         if self._aside:
@@ -117,7 +123,7 @@ class Prompting:
         return args, kwargs
 
     def _finish(self, model: nn.Module, _args: Any, output: Any) -> Any:
-        if self._aside or self._policy.does_nothing:
+        if model is not self._model or self._aside or self._policy.does_nothing:
             return None
         self._running.close()
         assert self.plan is not None
@@ -129,8 +135,10 @@ class Prompting:
             )
         return self._contrasted(output) if self._policy.contrasts else None
 
-    def _switch_off(self, *_: Any) -> None:
-        if self._own_thread and not self._aside:  # a refused call of another one must not end the pass under way here
+    def _switch_off(self, model: nn.Module, *_: Any) -> None:
+        if (
+            model is self._model and self._own_thread and not self._aside
+        ):  # a refused call of another one must not end the pass under way here
             self._running.close()
 
     def _fitting(self, images: int, plan: Plan) -> Float[Tensor, "image patch"]:
