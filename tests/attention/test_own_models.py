@@ -287,3 +287,48 @@ def one_by_one(q, k, v):
 def test_a_loop_over_images_is_not_taken_for_heads(heads):
     with pytest.raises(CaptureError, match="attention over windows"):
         read(made(ViT, *[lambda: Block(one_by_one, heads)] * 2))
+
+
+def probabilities(q, k):
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+def less_its_square(q, k, v):
+    a = probabilities(q, k)
+    return a @ v - (a * a) @ v
+
+
+def its_square_first(q, k, v):
+    a = probabilities(q, k)
+    squared = (a * a) @ v
+    return a @ v - squared
+
+
+def with_other_heads(q, k, v):
+    a = probabilities(q, k)
+    return a @ v + (0.5 * a).roll(1, 1) @ v
+
+
+@pytest.mark.parametrize("attend", [less_its_square, its_square_first, with_other_heads])
+def test_probabilities_that_meet_the_values_changed_as_well_are_refused(attend):
+    with pytest.raises(CaptureError, match=r"blocks\.0, blocks\.1: the softmax over 16 keys is changed by aten\.mul"):
+        read(made(ViT, *[lambda: Block(attend)] * 2))
+
+
+def looked_at(q, k, v):
+    a = probabilities(q, k)
+    mixed = a @ v
+    a.mean(dim=1), (a * a.log()).sum(), a.max(), a.clone().float()  # as for a log
+    return mixed
+
+
+def on_two_values(q, k, v):
+    a = probabilities(q, k)
+    return a @ v + a @ v.flip(-1)
+
+
+@pytest.mark.parametrize("attend", [looked_at, on_two_values])
+def test_probabilities_may_be_looked_at_and_used_again(attend):
+    true = read(made(ViT, *[lambda: Block(eager)] * 1))
+    found = read(made(ViT, *[lambda: Block(attend)] * 1))
+    torch.testing.assert_close(found.layers[0].values, true.layers[0].values)

@@ -129,13 +129,15 @@ class Roll:
                 "ran, only from other queries; expected a vision transformer's encoder"
             )
         sizes = (self._layout.tokens, self._layout.grid.patches)
-        unused = [record for record in capture.interceptor.unused_softmaxes() if _is_attention(record, sizes)]
+        seen, sizes = capture.interceptor, (self._layout.tokens, self._layout.grid.patches)
+        unused = [(r.module, r.keys, r.altered_by) for r in seen.unused_softmaxes() if _is_attention(r, sizes)]
+        unused += [(trace.module, trace.keys, trace.changed_by) for trace in seen.changed if trace.keys in sizes]
         if unused:
-            names = ", ".join(list(dict.fromkeys(record.module for record in unused))[:5])
-            changed = unused[0].altered_by or "another operator"
+            names = ", ".join(list(dict.fromkeys(module for module, _, _ in unused))[:5])
+            _, keys, changed = unused[0]
             raise CaptureError(
-                f"{names}: the softmax over {unused[0].keys} keys is changed by {changed} before it meets the values; "
-                "such attention cannot be read"
+                f"{names}: the softmax over {keys} keys is changed by {changed or 'another operator'} before it meets "
+                "the values; such attention cannot be read"
             )
         missed = list(dict.fromkeys([*capture.tracker.missed, *_silent_siblings(capture)]))
         if missed:

@@ -6,12 +6,13 @@ cut.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -40,6 +41,23 @@ _HARMLESS = {  # a copy of the probabilities is still the probabilities
 _FAST_PATHS = {aten._native_multi_head_attention.default, aten._transformer_encoder_layer_fwd.default}
 _TRUSTED_NAMESPACES = {"aten", "prim", "prims", "profiler", "torchvision"}
 _COMPOSITE = "CompositeImplicitAutograd"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Memory that holds a softmax's output, or what was made of it; known for as long as it is not freed.
+
+    Attributes:
+        module: name of the module that ran the softmax.
+        keys: length of the axis that sums to one.
+        changed_by: the operator that made something else of it; empty for none.
+        memory: which.
+    """
+
+    module: str
+    keys: int
+    changed_by: str
+    memory: StorageWeakRef
 
 
 @dataclass
@@ -88,6 +106,7 @@ class Interceptor(TorchDispatchMode):
 
     Attributes:
         foreign: operators that come from outside torch, by the module that ran them.
+        changed: what was made of a softmax's output and multiplied values, maybe beside the output itself.
     """
 
     supports_higher_order_operators = True
@@ -103,12 +122,14 @@ class Interceptor(TorchDispatchMode):
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         self.foreign: dict[str, str] = {}
+        self.changed: list[Trace] = []
         self._on_call = on_call
         self._batch = batch
         self._where = where
         self._isolated = isolated
         self._instead = {id(own): other for own, other in instead}
         self._pending: dict[int, Softmax] = {}  # by address of the storage
+        self._traces: dict[int, Trace] = {}  # likewise
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -126,6 +147,8 @@ class Interceptor(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self._pending:
             self._follow(func, args, kwargs, out)
+        if self._traces:
+            self._trace(func, args, out)
         if func in _FUSED:
             self._see_fused(func, args, kwargs, out)
         elif func in _SOFTMAX:
@@ -184,6 +207,25 @@ class Interceptor(TorchDispatchMode):
             elif self._isolated and out.shape[-2] == out.shape[-1]:
                 out.zero_().diagonal(dim1=-2, dim2=-1).fill_(1)
             self._pending[_storage(out)] = record
+            self._traces[_storage(out)] = Trace(record.module, record.keys, "", StorageWeakRef(out.untyped_storage()))
+
+    def _trace(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        """Follow what is made of probabilities, element by element, to a product with the values.
+
+        Where they meet the values as they are, too, nothing else tells that they do not alone.
+        """
+        self._traces = {address: trace for address, trace in self._traces.items() if not trace.memory.expired()}
+        for place, arg in enumerate(args):
+            trace = self._traces.get(_storage(arg)) if isinstance(arg, Tensor) else None
+            if trace is None:
+                continue
+            if func in _PRODUCT:
+                if place == 0 and trace.changed_by:
+                    self.changed.append(trace)
+            elif _has_memory(out) and out.numel() == arg.numel() and _storage(out) != _storage(arg):
+                by = trace.changed_by or ("" if func in _HARMLESS else str(func))
+                memory = StorageWeakRef(out.untyped_storage())
+                self._traces[_storage(out)] = replace(trace, changed_by=by, memory=memory)
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Follow probabilities through copies to the product with the values."""
@@ -225,7 +267,11 @@ class Interceptor(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     """Address of a tensor's memory; of a sparse one, which has none, a number of its own."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else -id(tensor)
+    return tensor.untyped_storage().data_ptr() if _has_memory(tensor) else -id(tensor)
+
+
+def _has_memory(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
