@@ -156,7 +156,7 @@ def siftlens(setting: Setting, entropy: bool = False) -> tuple[Work, Callable[[]
 def read_siftlens(model: nn.Module, work: Work, entropy: bool) -> list[LayerRecord]:
     records: list[LayerRecord] = []
 
-    def keep(_: int, reading: LayerReading) -> None:
+    def keep(reading: LayerReading) -> None:
         records.append(layer_record(reading, work.maps, work.layout))
 
     with observe(model, work.maps.channels, grid=work.layout, entropy=entropy, on_layer=keep):

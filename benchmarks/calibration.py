@@ -122,7 +122,7 @@ def cross_table(
         x = to_input([image.pixels for image in images], model.normalization, model.device, model.dtype)
         records = []
 
-        def reduce(_: int, reading: LayerReading) -> None:
+        def reduce(reading: LayerReading) -> None:
             records.append(layer_record(reading, through, layout))  # noqa: B023
 
         with torch.no_grad(), observe(model.module, through.channels, grid=layout, on_layer=reduce):

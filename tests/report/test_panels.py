@@ -26,7 +26,7 @@ def test_grids_hold_each_head_and_the_mean_over_heads(make_result):
         "p": "p",
         "q": "q",
     }
-    columns |= {f"mirror_{name}": f"mirror_{name}" for name in ("effect", "low", "high", "p", "q")}
+    columns |= {f"mirror_{name}": f"mirror_{name}" for name in ("effect", "low", "high", "q")}
     for layer in range(5):
         for column, grid in columns.items():
             true = [cell(heads, "semantic_pull", layer, head, column) for head in range(3)]

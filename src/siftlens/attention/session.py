@@ -20,7 +20,7 @@ from siftlens.attention.trial import Trial, on_trial
 from siftlens.attention.weights import KeyWeights
 from siftlens.core import CaptureError, InputError, PatchGrid, TokenLayout
 
-OnLayer = Callable[[int, LayerReading], None]
+OnLayer = Callable[[LayerReading], None]
 _active = threading.local()
 
 
@@ -62,12 +62,9 @@ def read_attention(
         >>> reading.layers[0].values.shape
         torch.Size([2, 12, 197, 5])
     """
-    reading = Reading()
-
-    def keep(_: int, layer: LayerReading) -> None:
-        reading.layers.append(layer)
-
-    with observe(model, channels, grid=grid, entropy=entropy, weighting=weighting, on_layer=keep, into=reading):
+    layers: list[LayerReading] = []
+    with observe(model, channels, grid=grid, entropy=entropy, weighting=weighting, on_layer=layers.append) as reading:
+        reading.layers = layers
         yield reading
 
 
@@ -81,11 +78,10 @@ def observe(
     entropy: bool = False,
     weighting: str = "attention",
     token_norms: bool = False,
-    into: Reading | None = None,
 ) -> Iterator[Reading]:
     """Like `read_attention`, but hand each layer over as soon as it is read, and keep none: memory stays flat."""
     expect_unread()
-    session = _Session(model, channels, grid, entropy, weighting, on_layer, token_norms, into or Reading())
+    session = _Session(model, channels, grid, entropy, weighting, on_layer, token_norms)
     _active.session = session
     try:
         with session.attached():
@@ -117,7 +113,6 @@ class _Session:
         weighting: str,
         on_layer: OnLayer,
         token_norms: bool,
-        reading: Reading,
     ):
         refuse_unreadable(model)
         if not isinstance(entropy, bool):
@@ -126,7 +121,7 @@ class _Session:
             raise InputError(f"grid must be a PatchGrid or a TokenLayout, got {grid!r}")
         self.model, self.channels, self.grid = model, channels, grid
         self.entropy, self.weighting, self.on_layer = entropy, weighting, on_layer
-        self.token_norms, self.reading = token_norms, reading
+        self.token_norms, self.reading = token_norms, Reading()
         self.thread = threading.get_ident()
         self.running = ExitStack()
         self.state = "waiting"  # then: probing, reading, done
@@ -244,4 +239,4 @@ class _Session:
         if layer is None:
             self.reading.pool.append(reading)
         else:
-            self.on_layer(layer, reading)
+            self.on_layer(reading)

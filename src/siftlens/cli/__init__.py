@@ -1,4 +1,4 @@
-"""The command line: `siftlens analyze`, `siftlens demo`."""
+"""The command line: a file for each command, which parses, calls the library and prints."""
 
 from siftlens.cli.app import main
 

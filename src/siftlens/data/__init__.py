@@ -12,7 +12,7 @@ from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, input_size
 from siftlens.data.records import AUDIT, PROGRESS, PROMPT, RUN, STATE, expect_free, is_result, read_record, write_record
 from siftlens.data.shards import Stored, opened
-from siftlens.data.sources import ImageRef, ImageSource
+from siftlens.data.sources import ImageRef, ImageSource, chosen
 from siftlens.data.under_way import (
     discard_progress,
     expect_asked,
@@ -47,6 +47,7 @@ __all__ = [
     "as_jpeg",
     "as_pixels",
     "atomic_path",
+    "chosen",
     "content_hash",
     "decode",
     "decode_with_size",

@@ -1,6 +1,6 @@
 """Images in a fixed order that can be gone through again: what every other part asks for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -122,6 +122,17 @@ class MemorySource:
             if index in chosen:
                 pixels = _pixels(image, index)
                 yield ImageRef(content_hash(pixels), "", pixels)
+
+
+def chosen(source: ImageSource, identities: Collection[str]) -> Iterator[ImageRef]:
+    """Images of these identities in the source's order, each once."""
+    left = set(identities)
+    for ref in source:
+        if ref.identity in left:
+            left.remove(ref.identity)
+            yield ref
+            if not left:
+                return
 
 
 def spread(total: int, limit: int | None) -> Sequence[int]:

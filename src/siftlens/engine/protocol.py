@@ -19,7 +19,7 @@ class Engine(Protocol):
 
     What it hands on comes in the order of the images and depends on nothing else: not on the number of processes, on
     which of them is done first, or on one that died and was replaced. Closing an iterator ends what is under way.
-    Everything random in the work is drawn from an image's content, so that it does not depend on the place either.
+    Everything random in the work is drawn from an image's content or its place in the list, not from a process's state.
     """
 
     @property

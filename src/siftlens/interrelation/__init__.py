@@ -1,1 +1,1 @@
-"""interrelation."""
+"""Attention read through maps of concentration: statistics, nulls and intervals."""

@@ -88,7 +88,7 @@ def read_batch(
     records: list[LayerRecord] = []
     finite: list[Tensor] = []
 
-    def reduce(_: int, reading: LayerReading) -> None:
+    def reduce(reading: LayerReading) -> None:
         finite.append(torch.isfinite(reading.values).all())
         records.append(layer_record(reading, maps, layout))
 

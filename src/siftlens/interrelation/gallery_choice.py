@@ -1,13 +1,13 @@
 """Which images a person will look at: those at the ends for the heads that findings name, and some by chance."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from siftlens.data import ImageRef, ImageSource
+from siftlens.data import ImageSource, chosen
 from siftlens.interrelation.gallery_budget import Head
 from siftlens.keypoints import KeypointCache
 from siftlens.patchmaps import Prepared, PrepareSettings, prepare_images
@@ -74,19 +74,8 @@ def prepared_again(
     """
     wanted = dict(zip(images["identity"], images["content"], strict=True))
     found: dict[str, Prepared] = {}
-    with closing(prepare_images(_refs(source, wanted), settings, workers=0, cache=cache)) as prepared:
+    with closing(prepare_images(chosen(source, wanted), settings, workers=0, cache=cache)) as prepared:
         for image in prepared:
             if isinstance(image, Prepared) and image.content == wanted[image.identity]:
                 found[image.identity] = image
     return (found[identity] for identity in wanted if identity in found)
-
-
-def _refs(source: ImageSource, wanted: Mapping[str, str]) -> Iterator[ImageRef]:
-    """The wanted images, each once."""
-    left = set(wanted)
-    for ref in source:
-        if ref.identity in left:
-            left.remove(ref.identity)
-            yield ref
-            if not left:
-                return

@@ -1,6 +1,6 @@
 """The pass before the pass: fixing the reference pool of null 1."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from siftlens.core import NothingReadableError
-from siftlens.data import ImageRef, ImageSource
+from siftlens.data import ImageSource, chosen
 from siftlens.engine import Engine
 from siftlens.interrelation.nulls import POOL_SIZE, Pool, pool_identities
 from siftlens.interrelation.settings import Measure
@@ -67,7 +67,7 @@ def reference_pool(
         if not rank:
             break
         in_round: dict[int, tuple[str, _Member]] = {}
-        refs = _chosen(source, rank)
+        refs = chosen(source, rank)
         take = partial(_member, measure=settings.measure)
         with closing(engine.prepare(refs, settings, cache, take)) as prepared:
             for found in prepared:
@@ -89,12 +89,3 @@ def reference_pool(
         contents=tuple(members),
         identities=tuple(member.identity for member in members.values()),
     )
-
-
-def _chosen(source: ImageSource, rank: Mapping[str, int]) -> Iterator[ImageRef]:
-    """The chosen images in the source's order, each once."""
-    left = set(rank)
-    for ref in source:
-        if ref.identity in left:
-            left.remove(ref.identity)
-            yield ref

@@ -1,4 +1,4 @@
-"""SIFT keypoints of the pixels that the model sees: the only part that uses OpenCV."""
+"""SIFT keypoints of the pixels that the model sees: the only part that detects by OpenCV."""
 
 from siftlens.keypoints.cache import KeypointCache
 from siftlens.keypoints.corners import fast_corners, orb_corners

@@ -57,7 +57,7 @@ class PromptEffect:
             patches); None and NaN without an audit's cues.
         pictures: of images whose answer changed, at most 24, of each kind of change alike: label, answer before, after.
         policy: what was done.
-        info: model, settings, counts, images set aside, in JSON values.
+        info: model, counts, images set aside, whether labels match, in JSON values.
         grid: the patches.
     """
 

@@ -25,7 +25,7 @@ from siftlens.prompting.maps import cue_rows, expect_same_model, kinds_of, mixed
 from siftlens.prompting.plan import Plan, plan_of
 from siftlens.prompting.policy import Policy
 
-AUDIT = "audit"
+AUDIT_FOLDER = "audit"
 _turn = threading.RLock()  # not of each module: those are copied and pickled
 
 
@@ -126,7 +126,7 @@ class Prompted(nn.Module):
         audit = self.audit
         if audit is not None:
             nothing = {name: getattr(audit, name).iloc[:0] for name in ("images", "shown", "pictures")}
-            storage.save(replace(audit, **nothing), folder / AUDIT)
+            storage.save(replace(audit, **nothing), folder / AUDIT_FOLDER)
         normalization = None if self._normalization is None else asdict(self._normalization)
         whole = {
             "policy": json.loads(self.policy.to_json()),
@@ -228,7 +228,8 @@ def load_prompted(folder: str | PathLike[str], model: nn.Module | LoadedModel) -
     policy, weights_hash = Policy.from_json(json.dumps(whole["policy"])), whole["weights_hash"]
     given = whole["normalization"]
     normalize = None if given is None else (tuple(given["mean"]), tuple(given["std"]))
-    found = prompted(model, policy, normalize=normalize, audit=storage.load(folder / AUDIT) if whole["audit"] else None)
+    audit = storage.load(folder / AUDIT_FOLDER) if whole["audit"] else None
+    found = prompted(model, policy, normalize=normalize, audit=audit)
     if found._weights_hash != weights_hash:
         raise InputError(
             f"the prompt was made for other weights ({weights_hash[:8]}, these are {found._weights_hash[:8]}); "

@@ -71,7 +71,7 @@ def _finding(rows: pd.DataFrame, study: str, reference: str, statistic: Statisti
         sentence = f"No layer differs: nowhere can {study} be told from {reference} (q\u00a0≥\u00a0{SIGNIFICANT})."
         estimates = [_estimate(rows, i, places[i], statistic.unit) for i in order]
         furthest = sorted(estimates, key=lambda estimate: estimate.reach)[-1:]
-        return Finding(statistic.label, sentence, tuple(furthest), statistic.key, FURTHEST)
+        return Finding(statistic.label, sentence, tuple(furthest), FURTHEST)
     parts: list[str] = []
     shown: list[int] = []
     for sign, degree in ((1, words.more), (-1, words.less)):
@@ -84,7 +84,7 @@ def _finding(rows: pd.DataFrame, study: str, reference: str, statistic: Statisti
     sentence = f"{words.opening}{study} {enumeration(parts)} (q\u00a0<\u00a0{SIGNIFICANT})."
     evidence = tuple(_estimate(rows, i, places[i], statistic.unit) for i in shown)
     note = "" if len(shown) == len(clear) else "The largest differences on each side."
-    return Finding(statistic.label, sentence, evidence, statistic.key, note)
+    return Finding(statistic.label, sentence, evidence, note)
 
 
 def where(indices: Sequence[int], places: Sequence[str]) -> str:

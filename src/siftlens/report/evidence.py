@@ -61,14 +61,12 @@ class Finding:
         title: two or three words.
         sentence: what was found.
         evidence: the estimates it rests on.
-        about: key of the statistic, to point at its figure.
         note: how the figures were chosen or made, where that is not obvious.
     """
 
     title: str
     sentence: str
     evidence: tuple[Estimate, ...]
-    about: str
     note: str = ""
 
 
@@ -83,7 +81,6 @@ class PanelReader:
 
     def __init__(self, panel: Panel, layers: Sequence[int], heads: Sequence[int]) -> None:
         self.panel, self.layers, self.heads = panel, layers, heads
-        self.key = panel.statistic.key
         self._mean = len(heads)
 
     @property

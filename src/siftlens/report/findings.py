@@ -48,20 +48,20 @@ def _overview(pull: PanelReader) -> list[Finding]:
         return []
     if not np.isfinite(pull.panel.q).any():
         sentence = f"No head can be told from chance: that takes {LEAST_IMAGES} images or more."
-        return [Finding("Too few images", sentence, (), pull.key)]
+        return [Finding("Too few images", sentence, ())]
     if not pull.cells(*CLEAR):
         sentence = (
             f"None of the {pull.total} heads pulls toward or away from keypoint-rich patches {MORE_THAN_NULL} "
             f"(q < {SIGNIFICANT})."
         )
-        return [Finding("Nothing found", sentence, (_furthest(pull),), pull.key, FURTHEST)]
+        return [Finding("Nothing found", sentence, (_furthest(pull),), FURTHEST)]
     toward, away = (pull.cells("relevant", sign=sign) for sign, _ in DIRECTIONS)
     if not toward and not away:
         sentence = (
             f"None of the {pull.total} heads pulls toward or away from keypoint-rich patches by at least {RELEVANT} SD "
             f"{MORE_THAN_NULL} (q < {SIGNIFICANT})."
         )
-        return [Finding("Heads", sentence, (pull.head(pull.cells(*CLEAR)[0]),), pull.key, "The largest clear effect.")]
+        return [Finding("Heads", sentence, (pull.head(pull.cells(*CLEAR)[0]),), "The largest clear effect.")]
     sentence = (
         f"Of {pull.total} heads, {len(toward) or 'none'} pull toward keypoint-rich patches and {len(away) or 'none'} "
         f"away from them by at least {RELEVANT} SD {MORE_THAN_NULL} (q < {SIGNIFICANT})."
@@ -69,7 +69,7 @@ def _overview(pull: PanelReader) -> list[Finding]:
     strongest = ((toward, "toward"), (away, "away"))
     parts = [f"{pull.head(cells[0]).label} ({side})" for cells, side in strongest if cells]
     evidence = tuple(map(pull.head, toward[:NAMED] + away[:NAMED]))
-    return [Finding("Heads", f"{sentence} The strongest: {enumeration(parts)}.", evidence, pull.key)]
+    return [Finding("Heads", f"{sentence} The strongest: {enumeration(parts)}.", evidence)]
 
 
 def _layers(pull: PanelReader) -> list[Finding]:
@@ -77,7 +77,7 @@ def _layers(pull: PanelReader) -> list[Finding]:
         return []
     rows = [row for sign, _ in DIRECTIONS for row in pull.rows(*CLEAR, sign=sign)[:NAMED]]
     sentence = f"Averaged over heads, the pull is {enumeration(parts)}."
-    return [Finding("Layers", sentence, tuple(map(pull.layer, rows)), pull.key)]
+    return [Finding("Layers", sentence, tuple(map(pull.layer, rows)))]
 
 
 def _directions(reader: PanelReader) -> list[str]:
@@ -104,7 +104,7 @@ def _turn(pull: PanelReader) -> list[Finding]:
         for a, b, sign in turns
     ]
     evidence = tuple(map(pull.layer, dict.fromkeys(row for a, b, _ in turns[:2] for row in (a, b))))
-    return [Finding("The turn", f"Over depth the mean pull turns {enumeration(words)}.", evidence, pull.key)]
+    return [Finding("The turn", f"Over depth the mean pull turns {enumeration(words)}.", evidence)]
 
 
 def _beyond_rivals(partial: PanelReader) -> list[Finding]:
@@ -117,7 +117,7 @@ def _beyond_rivals(partial: PanelReader) -> list[Finding]:
         if parts
         else "Beyond what gradient energy and closeness to the centre explain, no layer's mean pull is clear."
     )
-    return [Finding("Beyond rivals", sentence, tuple(map(partial.layer, rows)), partial.key)]
+    return [Finding("Beyond rivals", sentence, tuple(map(partial.layer, rows)))]
 
 
 def _second_null(pull: PanelReader) -> list[Finding]:
@@ -139,7 +139,7 @@ def _second_null(pull: PanelReader) -> list[Finding]:
     grids = (panel.mirror_effect, panel.mirror_low, panel.mirror_high)
     value, low, high = (float(grid[cells[0]]) for grid in grids)
     evidence = (Estimate(label, value, low, high, panel.statistic.unit, int(panel.n[cells[0]])),)
-    return [Finding("Second null", sentence, evidence, pull.key, "The head with the largest effect against null 1.")]
+    return [Finding("Second null", sentence, evidence, "The head with the largest effect against null 1.")]
 
 
 def _too_small(pull: PanelReader) -> list[Finding]:
@@ -149,7 +149,7 @@ def _too_small(pull: PanelReader) -> list[Finding]:
         f"{len(small)} of {pull.total} heads differ from the null by less than {RELEVANT} SD: significant, "
         "but too small to matter."
     )
-    return [Finding("Too small to matter", sentence, (pull.head(small[0]),), pull.key, "The largest of them.")]
+    return [Finding("Too small to matter", sentence, (pull.head(small[0]),), "The largest of them.")]
 
 
 def _unclear(pull: PanelReader) -> list[Finding]:
@@ -157,7 +157,7 @@ def _unclear(pull: PanelReader) -> list[Finding]:
     if not unclear or not pull.cells(*CLEAR):
         return []
     sentence = f"{len(unclear)} of {pull.total} heads cannot be told from the null (q ≥ {SIGNIFICANT})."
-    return [Finding("Not significant", sentence, (_furthest(pull),), pull.key, FURTHEST)]
+    return [Finding("Not significant", sentence, (_furthest(pull),), FURTHEST)]
 
 
 def _alike(alike: PanelReader) -> list[Finding]:
@@ -175,9 +175,7 @@ def _alike(alike: PanelReader) -> list[Finding]:
         else f"In none of {alike.total} heads do patches attend to patches of like or of unlike concentration {beyond}."
     )
     ends = (more[:1] + less[:1]) or alike.cells("small", "unclear")[:1]
-    return [
-        Finding("Like to like", sentence, tuple(map(alike.head, ends)), alike.key, "The largest effect of each kind.")
-    ]
+    return [Finding("Like to like", sentence, tuple(map(alike.head, ends)), "The largest effect of each kind.")]
 
 
 def _class_token(cls: PanelReader) -> list[Finding]:
@@ -190,7 +188,7 @@ def _class_token(cls: PanelReader) -> list[Finding]:
         if parts
         else "Averaged over heads, the class token's own attention shows no clear pull in any layer."
     )
-    return [Finding("Class token", sentence, tuple(map(cls.layer, rows)), cls.key)]
+    return [Finding("Class token", sentence, tuple(map(cls.layer, rows)))]
 
 
 def _furthest(reader: PanelReader) -> Estimate:

@@ -32,8 +32,7 @@ class Panel:
         mirror_effect: value - mirror_null.
         mirror_low: lower end of its interval.
         mirror_high: upper end.
-        mirror_p: of the mirror effect.
-        mirror_q: corrected.
+        mirror_q: of the mirror effect, corrected.
     """
 
     statistic: Statistic
@@ -49,7 +48,6 @@ class Panel:
     mirror_effect: Grid
     mirror_low: Grid
     mirror_high: Grid
-    mirror_p: Grid
     mirror_q: Grid
 
     @property
@@ -112,6 +110,5 @@ def panel(heads: pd.DataFrame, layers: pd.DataFrame, statistic: Statistic) -> Pa
         mirror_effect=grid("mirror_effect"),
         mirror_low=grid("mirror_low"),
         mirror_high=grid("mirror_high"),
-        mirror_p=grid("mirror_p"),
         mirror_q=grid("mirror_q"),
     )

@@ -20,7 +20,7 @@ DIGITS = 4  # significant digits of every number in the file
 MAIN = TESTED[0]  # the pull toward keypoints
 EXTREMES = 3  # images named at each end, per head
 GRIDS = (
-    "value low high null effect p q mirror_null mirror_effect mirror_low mirror_high mirror_p mirror_q".split()  # noqa: SIM905
+    "value low high null effect p q mirror_null mirror_effect mirror_low mirror_high".split()  # noqa: SIM905
 )
 
 Json = Any

@@ -12,7 +12,7 @@ from loky import cpu_count
 from torch import nn
 
 from siftlens.core import InputError
-from siftlens.data import RUN, discard_progress, expect_free, held, open_images
+from siftlens.data import RUN, discard_progress, expect_free, expect_same, held, open_images
 from siftlens.engine import open_engine
 from siftlens.interrelation.results import Result
 from siftlens.interrelation.run import Progress, numbers_of, run
@@ -159,12 +159,7 @@ def analyze(
 def _finished(folder: Path, numbers: dict[str, Any]) -> Study:
     """The study in the folder, where it is the one that was asked for."""
     study = Study(storage.load(folder))
-    for name, value in numbers.items():
-        if study.run.settings.get(name) != value:
-            raise InputError(
-                f"{folder} holds a finished study with {name} {study.run.settings.get(name)!r}, now it is {value!r}; "
-                "choose another folder, or remove that one first"
-            )
+    expect_same(folder, {name: study.run.settings.get(name) for name in numbers}, numbers)
     return study
 
 

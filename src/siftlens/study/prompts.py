@@ -20,7 +20,7 @@ from siftlens.models import LoadedModel
 from siftlens.models.given import AS_LOADED, Normalize, as_loaded
 from siftlens.prompting import Policy, prompted
 from siftlens.prompting.effect import PromptEffect, measure_effect
-from siftlens.prompting.module import AUDIT
+from siftlens.prompting.module import AUDIT_FOLDER
 from siftlens.report import render_prompt
 
 PAGE, TABLE = "index.html", "predictions.parquet"
@@ -67,7 +67,7 @@ def try_prompt(
     batch_size = expect_whole("batch_size", batch_size, least=1)
     if out is not None:
         expect_free(Path(out))
-        expect_free(Path(out) / AUDIT)
+        expect_free(Path(out) / AUDIT_FOLDER)
     source = open_images(images, limit=limit)
     loaded = as_loaded(model, source, normalize, size)
     better = prompted(loaded, policy, audit=audit)
