@@ -83,6 +83,9 @@ print(json.dumps({
     "text as a layer": told(lambda: siftlens.audit(model, [picture] * 2, [0, 1], normalize=None, layer="1")),
     "yes": told(lambda: siftlens.audit(model, [picture] * 2, [0, 1], normalize=None, probe="yes")),
     "a number for labels": told(lambda: siftlens.audit(model, [picture] * 2, 5, normalize=None)),
+    "one number for labels": told(lambda: siftlens.audit(model, [picture] * 2, np.array(5), normalize=None)),
+    "labels by name": told(lambda: siftlens.audit(model, [picture] * 2, {"a": 0, "b": 1}, normalize=None)),
+    "an empty label": told(lambda: siftlens.audit(model, [picture] * 2, ["a", ""], normalize=None)),
     "settings by numpy": told(lambda: json.dumps(AuditSettings(seed=np.int64(3), layer=np.int16(1)).described())),
     "biases one by one": told(lambda: Policy(bias=(Bias(strength) for strength in (1.0, 2.0))).bias),
     "one bias": told(lambda: Policy(bias=Bias(3.0))),
@@ -189,6 +192,9 @@ def told():
         ("text as a layer", "layer must be a whole number, at least 0, got '1'"),
         ("yes", "probe must be True or False, got 'yes'"),
         ("a number for labels", "expected a list with the class of each image as labels, got 5"),
+        ("one number for labels", "expected a list with the class of each image as labels, got array(5)"),
+        ("labels by name", "expected a list with the class of each image as labels, got {'a': 0, 'b': 1}"),
+        ("an empty label", "expected a label for each of 2 images, got 1"),
         (
             "settings by numpy",
             repr(

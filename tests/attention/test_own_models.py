@@ -1,6 +1,9 @@
 """Attention as users write it: read where it is plain, refused where the values are weighed by something else."""
 
 import copy
+import gc
+import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import siftlens
-from siftlens.core import CaptureError, PatchGrid
+from siftlens.attention.precision import full_precision
+from siftlens.core import CaptureError, PatchGrid, TokenLayout
 
 GRID = PatchGrid(3, 5, 7, 11)
 WEIGHTS = torch.randn(15, 2, generator=torch.Generator().manual_seed(0))
@@ -203,6 +207,11 @@ def test_a_copy_that_is_made_inside_is_a_model_of_its_own():
         output = model(images())
     assert [layer.name for layer in reading.layers] == ["blocks.0", "blocks.1"]
     assert torch.equal(copied(images()), output)
+    assert torch.equal(pickle.loads(pickle.dumps(copied))(images()), output)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None  # the copy does not hold it
 
 
 @pytest.mark.parametrize("attend", [fused, eager])
@@ -223,6 +232,42 @@ def test_what_is_read_is_as_exact_as_float32_whatever_products_the_model_is_allo
         torch.testing.assert_close(layer.values.double(), by_hand, atol=1e-5, rtol=1e-5)
 
 
+def test_threads_that_read_at_once_leave_the_allowed_precision_as_it_was():
+    torch.set_float32_matmul_precision("medium")
+    switches = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+    allowed = [switch.fp32_precision for switch in switches]
+    try:
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]  # the second still reads
+        second.__exit__(None, None, None)
+        assert [switch.fp32_precision for switch in switches] == allowed
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+class WithBuffer(ViT):
+    def __init__(self, *blocks, buffer):
+        super().__init__(*blocks)
+        self.register_buffer("extra", buffer)
+
+
+def test_a_buffer_that_is_not_equal_to_itself_does_not_make_the_model_another():
+    model = made(WithBuffer, Block, buffer=torch.full((2,), torch.nan))
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    read(model)
+    tried = len(passes)
+    read(model)
+    assert len(passes) == tried + 1  # what trials found is kept
+
+
+def test_a_buffer_that_cannot_be_compared_does_no_harm():
+    assert len(read(made(WithBuffer, Block, buffer=torch.eye(3).to_sparse())).layers) == 1
+
+
 class OfTwo(ViT):
     def forward(self, x):
         return super().forward(x.view(2, 3, 21, 55))
@@ -232,8 +277,9 @@ def test_an_error_on_a_trial_says_that_it_was_one():
     with pytest.raises(RuntimeError, match="is invalid for input of size") as raised:
         read(made(OfTwo, Block))
     assert raised.value.__notes__ == [
-        "siftlens was trying OfTwo on 5 images of its own, in place of yours; with grid=TokenLayout(PatchGrid(...), "
-        "class_tokens=..., registers=...) it does not"
+        "siftlens was trying OfTwo on 5 images of its own, in place of yours, and with other arguments of your batch's "
+        "length repeated; read_attention does not with grid=TokenLayout(PatchGrid(...), class_tokens=..., "
+        "registers=...)"
     ]
 
 
@@ -283,10 +329,11 @@ def one_by_one(q, k, v):
     return torch.cat([fused(*(part[i : i + 1] for part in (q, k, v))) for i in range(len(q))])
 
 
+@pytest.mark.parametrize("grid", [None, TokenLayout(GRID, 1)])
 @pytest.mark.parametrize("heads", [2, 3, 4, 6])
-def test_a_loop_over_images_is_not_taken_for_heads(heads):
+def test_a_loop_over_images_is_not_taken_for_heads(heads, grid):
     with pytest.raises(CaptureError, match="attention over windows"):
-        read(made(ViT, *[lambda: Block(one_by_one, heads)] * 2))
+        read(made(ViT, *[lambda: Block(one_by_one, heads)] * 2), grid=grid)
 
 
 def probabilities(q, k):
@@ -304,12 +351,18 @@ def its_square_first(q, k, v):
     return a @ v - squared
 
 
+def squared_in_place(q, k, v):
+    a = probabilities(q, k)
+    mixed = a @ v
+    return mixed - a.mul_(a) @ v
+
+
 def with_other_heads(q, k, v):
     a = probabilities(q, k)
     return a @ v + (0.5 * a).roll(1, 1) @ v
 
 
-@pytest.mark.parametrize("attend", [less_its_square, its_square_first, with_other_heads])
+@pytest.mark.parametrize("attend", [less_its_square, its_square_first, squared_in_place, with_other_heads])
 def test_probabilities_that_meet_the_values_changed_as_well_are_refused(attend):
     with pytest.raises(CaptureError, match=r"blocks\.0, blocks\.1: the softmax over 16 keys is changed by aten\.mul"):
         read(made(ViT, *[lambda: Block(attend)] * 2))
@@ -327,8 +380,30 @@ def on_two_values(q, k, v):
     return a @ v + a @ v.flip(-1)
 
 
-@pytest.mark.parametrize("attend", [looked_at, on_two_values])
+def rolled_out(q, k, v):
+    a = probabilities(q, k)
+    of_two_layers = (a + torch.eye(16)) / 2 @ ((a + torch.eye(16)) / 2)
+    return a @ v + 0 * of_two_layers.sum()
+
+
+@pytest.mark.parametrize("attend", [looked_at, on_two_values, rolled_out])
 def test_probabilities_may_be_looked_at_and_used_again(attend):
     true = read(made(ViT, *[lambda: Block(eager)] * 1))
     found = read(made(ViT, *[lambda: Block(attend)] * 1))
     torch.testing.assert_close(found.layers[0].values, true.layers[0].values)
+
+
+class Looped(ViT):
+    """One block, run three times."""
+
+    def forward(self, x):
+        x = torch.cat(self.tokens(x), dim=1)
+        for _ in range(3):
+            x = x + 0.3 * self.blocks[0].mixed(x)
+        return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_passes_of_one_block_are_layers(dtype):
+    model = made(Looped, Block).to(dtype)
+    assert len(read(model, images().to(dtype)).layers) == 3

@@ -27,6 +27,13 @@ def test_a_mask_has_its_images_name_with_any_suffix(tmp_path):
     assert mask_file(tmp_path, "b.c.jpeg") is None
 
 
+def test_a_photograph_beside_its_mask_is_not_taken_for_it(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    assert mask_file(tmp_path, "a.jpg") == tmp_path / "a.jpg"
+    (tmp_path / "a.png").touch()
+    assert mask_file(tmp_path, "a.jpg") == tmp_path / "a.png"
+
+
 @pytest.mark.parametrize("suffix", [".PNG", ".tga", ".avif", ".JPEG", ".Png"])
 def test_any_suffix_that_images_have_will_do(suffix, tmp_path):
     mask = tmp_path / f"a{suffix}"

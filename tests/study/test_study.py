@@ -238,9 +238,7 @@ def test_a_study_on_disk_is_the_one_in_memory(vit, folder, study, tmp_path):
     again = siftlens.analyze(vit, folder, out=tmp_path, resume=True, **options)  # nothing left to do
     with again.arrays:
         assert_same(again, study)
-    with pytest.raises(
-        InputError, match="was begun with seed 0, now it is 1; resume with the same, or choose"
-    ):
+    with pytest.raises(InputError, match="was begun with seed 0, now it is 1; resume with the same, or choose"):
         siftlens.analyze(vit, folder, out=tmp_path, resume=True, seed=1, **options)
 
 

@@ -29,13 +29,19 @@ def capturing(
     on_call: Callable[[Capture, AttentionCall], None],
     *,
     keep_norms: tuple[int, int] | None = None,
+    unfold: bool = True,
     isolated: bool = False,
     instead: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Iterator[Capture]:
     """Hand every attention of the forward pass that runs inside to `on_call`, with what else was seen so far."""
     tracker = ModuleTracker(model, keep_norms)
     interceptor = Interceptor(
-        lambda call: on_call(capture, call), batch, lambda: tracker.current, isolated=isolated, instead=instead
+        lambda call: on_call(capture, call),
+        batch,
+        lambda: tracker.current,
+        unfold=unfold,
+        isolated=isolated,
+        instead=instead,
     )
     capture = Capture(model, tracker, interceptor)
     tracker.attach()

@@ -100,6 +100,8 @@ class Interceptor(TorchDispatchMode):
         on_call: receives each attention as soon as its output has been computed.
         batch: images in the batch, to tell heads from images where the model folds them into one axis.
         where: gives the name of the module that is running.
+        unfold: take heads that a fused call has in the axis of images for such; a loop over images, which looks the
+            same, must have been ruled out by a trial.
         isolated: let each token attend to itself alone, where there are as many queries as keys: a trial.
         instead: other tensors for operators to see in place of some of the model's: a trial. The model itself is left
             as it is, for other threads may be running it.
@@ -117,6 +119,7 @@ class Interceptor(TorchDispatchMode):
         batch: int | None,
         where: Callable[[], str],
         *,
+        unfold: bool = True,
         isolated: bool = False,
         instead: Sequence[tuple[Tensor, Tensor]] = (),
     ):
@@ -126,6 +129,7 @@ class Interceptor(TorchDispatchMode):
         self._on_call = on_call
         self._batch = batch
         self._where = where
+        self._unfold = unfold
         self._isolated = isolated
         self._instead = {id(own): other for own, other in instead}
         self._pending: dict[int, Softmax] = {}  # by address of the storage
@@ -148,7 +152,7 @@ class Interceptor(TorchDispatchMode):
         if self._pending:
             self._follow(func, args, kwargs, out)
         if self._traces:
-            self._trace(func, args, out)
+            self._trace(func, args, kwargs, out)
         if func in _FUSED:
             self._see_fused(func, args, kwargs, out)
         elif func in _SOFTMAX:
@@ -190,7 +194,7 @@ class Interceptor(TorchDispatchMode):
     def _unfolded(self, call: FusedCall) -> FusedCall:
         """A call on (image * head, token, dim), which reaches the kernel as one image of so many heads, taken apart."""
         images, rows = self._batch or 1, call.query.shape[1]
-        if call.query.shape[0] != 1 or images == 1 or rows % images:
+        if call.query.shape[0] != 1 or images == 1 or rows % images or not self._unfold:
             return call
 
         def apart(tensor: Any) -> Any:
@@ -209,18 +213,22 @@ class Interceptor(TorchDispatchMode):
             self._pending[_storage(out)] = record
             self._traces[_storage(out)] = Trace(record.module, record.keys, "", StorageWeakRef(out.untyped_storage()))
 
-    def _trace(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+    def _trace(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Follow what is made of probabilities, element by element, to a product with the values.
 
-        Where they meet the values as they are, too, nothing else tells that they do not alone.
+        Where they meet the values as they are, too, nothing else tells that they do not alone. What is as wide as the
+        keys is taken for other probabilities, as in a rollout, and not for values.
         """
         self._traces = {address: trace for address, trace in self._traces.items() if not trace.memory.expired()}
+        for written in _written(func, args, kwargs):
+            if trace := self._traces.get(_storage(written)):
+                self._traces[_storage(written)] = replace(trace, changed_by=trace.changed_by or str(func))
         for place, arg in enumerate(args):
             trace = self._traces.get(_storage(arg)) if isinstance(arg, Tensor) else None
             if trace is None:
                 continue
-            if func in _PRODUCT:
-                if place == 0 and trace.changed_by:
+            if func in _PRODUCT and place == 0 and args[1].shape[-1] not in (trace.keys, 1):
+                if trace.changed_by:
                     self.changed.append(trace)
             elif _has_memory(out) and out.numel() == arg.numel() and _storage(out) != _storage(arg):
                 by = trace.changed_by or ("" if func in _HARMLESS else str(func))

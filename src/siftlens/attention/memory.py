@@ -240,4 +240,4 @@ class _Look:
 
 def _stands_aside(hook: Callable[..., Any]) -> bool:
     """Whether a hook is of a context of ours, which does nothing on a trial."""
-    return type(getattr(hook, "__self__", None)).__module__.startswith("siftlens.")
+    return type(getattr(hook, "__self__", hook)).__module__.startswith("siftlens.")

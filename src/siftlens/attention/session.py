@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
+from siftlens.attention.hooks import Hook
 from siftlens.attention.layout import given_grid, layout_of
 from siftlens.attention.memory import forget
 from siftlens.attention.precision import full_precision
@@ -130,9 +131,9 @@ class _Session:
     @contextmanager
     def attached(self) -> Iterator[None]:
         hooks = [
-            self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.model.register_forward_hook(self._finish),
-            self.model.register_forward_hook(self._switch_off, always_call=True),
+            self.model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True),
+            self.model.register_forward_hook(Hook(self._finish)),
+            self.model.register_forward_hook(Hook(self._switch_off), always_call=True),
         ]
         try:
             yield
@@ -149,13 +150,7 @@ class _Session:
         if self.state != "done":
             raise CaptureError("the forward pass raised an error, so the reading is not complete; open a new context")
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Session":
-        """A copy of the model that is made inside has its hooks, too; they are not for it."""
-        return self
-
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if model is not self.model:
-            return
         if not self.own_thread:
             raise CaptureError("the model was called from another thread than the one that reads it")
         if on_trial():
@@ -182,6 +177,7 @@ class _Session:
                 batch,
                 full_precision()(self._on_call),
                 keep_norms=(batch or 0, layout.tokens) if self.token_norms else None,
+                unfold=not isinstance(self.grid, TokenLayout),  # for which no trial was made
             )
         )
 
@@ -202,18 +198,16 @@ class _Session:
             )
         return layout_of(trial)
 
-    def _finish(self, model: nn.Module, *_: Any) -> None:
+    def _finish(self, *_: Any) -> None:
         # Not called where the forward pass raised: its own error matters more.
-        if self.state == "reading" and model is self.model and not on_trial():
+        if self.state == "reading" and not on_trial():
             self.running.close()
             self.roll.check(self.capture)
             self.reading.token_norms = self.capture.tracker.token_norms
             self.state = "done"
 
-    def _switch_off(self, model: nn.Module, *_: Any) -> None:
-        if (
-            model is self.model and self.own_thread and not on_trial()
-        ):  # a refused call of another one must not end the pass under way here
+    def _switch_off(self, *_: Any) -> None:
+        if self.own_thread and not on_trial():  # a refused call of another one must not end the pass under way here
             self.running.close()
 
     def _on_call(self, capture: Capture, call: AttentionCall) -> None:

@@ -46,6 +46,10 @@ def _made_like(own: Tensor, other: Tensor) -> Float[Tensor, "..."]:
         return other.clone()
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_meta
+
+
 @contextmanager
 def _without_autocast_cache() -> Iterator[None]:
     """Parameters that a trial sees instead must not be what autocast remembers of the model's own."""
@@ -58,23 +62,14 @@ def _without_autocast_cache() -> Iterator[None]:
 
 
 @contextmanager
-def _unmoved(model: nn.Module) -> Iterator[None]:
-    """Leave a model's buffers as they are, which some count or measure in, and random numbers that are not torch's."""
-    buffers = [(module, name) for module in model.modules() for name in module._buffers]
-    before = [module._buffers[name] for module, name in buffers]
-    copies = [None if buffer is None else buffer.clone() for buffer in before]
-    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+def _same_random_numbers() -> Iterator[None]:
+    """Leave random numbers as they are that are not torch's."""
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state(legacy=False)
     try:
         yield
     finally:
         random.setstate(drawn)
         np.random.set_state(drawn_by_numpy)
-        for (module, name), buffer, copy in zip(buffers, before, copies, strict=True):
-            module._buffers[name] = buffer
-            if buffer is None or copy is None or buffer.is_meta or torch.equal(buffer, copy):
-                continue
-            with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
-                buffer.resize_(copy.shape).copy_(copy)
 
 
 class Trial:
@@ -175,12 +170,15 @@ class Trial:
         args, kwargs = tree_map(lambda given: self._replaced(given, images), (self._args, self._kwargs))
         batch = self.images if images is None else images
         devices = [p.device for p in self.model.parameters() if p.device.type == "cuda"][:1]
-        own = dict([*self.model.named_parameters(), *self.model.named_buffers()])
-        instead = [(own[name], _made_like(own[name], other)) for name, other in parameters.items()]
+        buffers = dict(self.model.named_buffers())
+        own = {**dict(self.model.named_parameters()), **buffers}
+        # Of its buffers the model sees copies, because some models count or measure in them.
+        seen = {name: buffer for name, buffer in buffers.items() if _is_plain(buffer)} | dict(parameters)
+        instead = [(own[name], _made_like(own[name], other)) for name, other in seen.items()]
         images_in_batch = None if batch is None else len(batch)
         with (
             torch.random.fork_rng(devices),
-            _unmoved(self.model),
+            _same_random_numbers(),
             torch.no_grad(),
             _without_autocast_cache(),
             capturing(self.model, images_in_batch, on_call, isolated=isolated, instead=instead) as capture,
@@ -189,11 +187,11 @@ class Trial:
             try:
                 self.model(*args, **kwargs)
             except Exception as error:
-                if not isinstance(error, SiftlensError):
+                if images is not None and not isinstance(error, SiftlensError):
                     error.add_note(
                         f"siftlens was trying {type(self.model).__name__} on {images_in_batch} images of its own, in "
-                        "place of yours; with grid=TokenLayout(PatchGrid(...), class_tokens=..., registers=...) it "
-                        "does not"
+                        "place of yours, and with other arguments of your batch's length repeated; read_attention does "
+                        "not with grid=TokenLayout(PatchGrid(...), class_tokens=..., registers=...)"
                     )
                 raise
         return capture

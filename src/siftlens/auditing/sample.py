@@ -1,6 +1,6 @@
 """The images of an audit: labelled, freed of what cannot be used, and parted in two halves that share no picture."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -120,12 +120,13 @@ def labels_of(source: ImageSource, labels: Labels) -> list[str]:
         InputError: labels are missing, or of another number.
     """
     if labels is not None:
-        if isinstance(labels, str) or not isinstance(labels, Iterable):
+        given = labels.tolist() if hasattr(labels, "tolist") else labels  # NumPy's, pandas' and PyTorch's
+        if isinstance(given, str | Mapping | set | frozenset) or not isinstance(given, Iterable):
             raise InputError(f"expected a list with the class of each image as labels, got {labels!r}")
-        given = labels.tolist() if hasattr(labels, "tolist") else list(labels)  # NumPy's, pandas' and PyTorch's
-        if len(given) != len(source):
-            raise InputError(f"expected a label for each of {len(source)} images, got {len(given)}")
-        return [str(label) for label in given]
+        named = [str(label.item() if hasattr(label, "item") else label) for label in given]
+        if len(named) != len(source) or not all(named):
+            raise InputError(f"expected a label for each of {len(source)} images, got {sum(map(bool, named))}")
+        return named
     named = [ref.group for ref in source]
     missing = sum(not name for name in named)
     if missing:

@@ -20,8 +20,8 @@ from siftlens.data.sources import ImageRef, Item
 # Without EPS and PDF, which Pillow hands to another program.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 SUFFIXES = (  # of files that are looked for by name; images in folders are told by their content
-    *(".avif", ".bmp", ".gif", ".jpg", ".jpeg", ".jp2", ".png", ".ppm", ".pgm", ".pbm", ".tga", ".tif", ".tiff"),
-    ".webp",
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+    ".tga",
 )
 MIN_SIDE = 8  # px; less is an icon or a tracking pixel, enlarged to a blur
 MAX_ASPECT = 32  # of which a centre crop shows less than 4 %

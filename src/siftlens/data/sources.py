@@ -104,18 +104,18 @@ class MemorySource:
         if not total:
             raise InputError(f"expected at least one image, got an empty {kind}")
         self._chosen = spread(total, limit)
-        self._refs: list[ImageRef] = []  # of indexed images, as far as was gone: they hold no pixels
+        self._refs: dict[int, ImageRef] = {}  # of indexed images, as far as was gone: they hold no pixels
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def __iter__(self) -> Iterator[ImageRef]:
         if self._indexed:
-            for place, index in enumerate(self._chosen):
-                if place == len(self._refs):
+            for index in self._chosen:
+                if index not in self._refs:
                     item = Item(self._images, index)
-                    self._refs.append(ImageRef(content_hash(item.pixels()), "", item))
-                yield self._refs[place]
+                    self._refs[index] = ImageRef(content_hash(item.pixels()), "", item)
+                yield self._refs[index]
             return
         chosen = set(self._chosen)
         for index, image in enumerate(self._images):

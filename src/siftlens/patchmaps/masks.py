@@ -11,15 +11,15 @@ from siftlens.data import SUFFIXES, ImageRef, Preprocessing, decode
 
 
 def mask_file(folder: Path, identity: str) -> Path | None:
-    """The mask of an image: its path below `folder`, with its own suffix or any of an image; None where there is none.
+    """The mask of an image: its path below `folder`, with any suffix of an image (its own the last), or None.
 
     Args:
         folder: of masks.
         identity: the image's path below its own folder.
     """
     path = folder / identity
-    suffixes = [path.suffix, *(spelled for suffix in SUFFIXES for spelled in (suffix, suffix.upper()))]
-    named = (path.with_suffix(suffix) for suffix in suffixes)
+    suffixes = [spelled for suffix in SUFFIXES for spelled in (suffix, suffix.upper())]
+    named = [*(path.with_suffix(suffix) for suffix in suffixes if suffix != path.suffix), path]
     return next((found for found in named if _is_file(found)), None)
 
 

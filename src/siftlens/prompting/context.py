@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from siftlens.attention.capture import without_fast_path
 from siftlens.attention.coverage import refuse_unreadable
+from siftlens.attention.hooks import Hook
 from siftlens.attention.memory import forget
 from siftlens.attention.trial import on_trial
 from siftlens.core import CaptureError, InputError
@@ -48,9 +49,9 @@ class Prompting:
         """Hooks on the root module turn the prompt on for exactly its forward passes."""
         model = self._model
         hooks = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            model.register_forward_hook(self._finish),
-            model.register_forward_hook(self._switch_off, always_call=True),
+            model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True),
+            model.register_forward_hook(Hook(self._finish)),
+            model.register_forward_hook(Hook(self._switch_off), always_call=True),
         ]
         try:
             yield
@@ -73,13 +74,7 @@ class Prompting:
         """Whether the forward pass is not the one to prompt: a trial on noise, or the cue-only view."""
         return on_trial() or self._viewing
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> "Prompting":
-        """A copy of the model that is made inside has its hooks, too; they are not for it."""
-        return self
-
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if model is not self._model:
-            return None
         if not self._own_thread:
             raise CaptureError("the model was called from another thread than the one that prompts it")
         if self._aside:
@@ -123,7 +118,7 @@ class Prompting:
         return args, kwargs
 
     def _finish(self, model: nn.Module, _args: Any, output: Any) -> Any:
-        if model is not self._model or self._aside or self._policy.does_nothing:
+        if self._aside or self._policy.does_nothing:
             return None
         self._running.close()
         assert self.plan is not None
@@ -135,10 +130,8 @@ class Prompting:
             )
         return self._contrasted(output) if self._policy.contrasts else None
 
-    def _switch_off(self, model: nn.Module, *_: Any) -> None:
-        if (
-            model is self._model and self._own_thread and not self._aside
-        ):  # a refused call of another one must not end the pass under way here
+    def _switch_off(self, *_: Any) -> None:
+        if self._own_thread and not self._aside:  # a refused call of another one must not end the pass under way here
             self._running.close()
 
     def _fitting(self, images: int, plan: Plan) -> Float[Tensor, "image patch"]:
