@@ -290,7 +290,7 @@ def resolution(runs: dict[tuple[str, int, int], Any], metric: str, epochs: int) 
     half = critical(n) * deviation * math.sqrt(2 / n)
     paired = ""
     if errors:
-        reach = f"{100 * min(errors):.1f} to {100 * max(errors):.1f}"
+        reach = " to ".join(dict.fromkeys(f"{100 * end:.1f}" for end in (min(errors), max(errors))))
         paired = f"; paired by seed as they are, the intervals above reach {reach} points to either side"
     return (
         f"Over {n} seeds the random arm at {epochs} epochs has {100 * full.mean():.1f} % with a standard deviation of "
