@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -40,7 +40,7 @@ def trying() -> Iterator[None]:
         _trials.depth -= 1
 
 
-def _made_like(own: Tensor, other: Tensor) -> Float[Tensor, "..."]:
+def _made_like(own: Tensor, other: Tensor) -> Shaped[Tensor, "..."]:
     """A copy that is an inference tensor if the model's own is one: views of it must be of that kind."""
     with torch.inference_mode(own.is_inference()):
         return other.clone()
