@@ -19,7 +19,7 @@ def told(call):
 model, x = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval(), torch.zeros(1, 3, 32, 32)
 
 from siftlens.auditing.settings import AuditSettings
-from siftlens.pretraining import MaskPolicy, image_keys
+from siftlens.pretraining import MaskPolicy, PretrainSettings, image_keys
 from siftlens.prompting import Bias, Policy, TokenChoice
 
 picture = np.zeros((32, 32, 3), np.uint8)
@@ -86,6 +86,7 @@ print(json.dumps({
     "one number for labels": told(lambda: siftlens.audit(model, [picture] * 2, np.array(5), normalize=None)),
     "labels by name": told(lambda: siftlens.audit(model, [picture] * 2, {"a": 0, "b": 1}, normalize=None)),
     "an empty label": told(lambda: siftlens.audit(model, [picture] * 2, ["a", ""], normalize=None)),
+    "half a pixel of a view": told(lambda: PretrainSettings(size=32.5)),
     "settings by numpy": told(lambda: json.dumps(AuditSettings(seed=np.int64(3), layer=np.int16(1)).described())),
     "biases one by one": told(lambda: Policy(bias=(Bias(strength) for strength in (1.0, 2.0))).bias),
     "one bias": told(lambda: Policy(bias=Bias(3.0))),
@@ -195,6 +196,7 @@ def told():
         ("one number for labels", "expected a list with the class of each image as labels, got array(5)"),
         ("labels by name", "expected a list with the class of each image as labels, got {'a': 0, 'b': 1}"),
         ("an empty label", "expected a label for each of 2 images, got 1"),
+        ("half a pixel of a view", "size must be a whole number, at least 1, got 32.5"),
         (
             "settings by numpy",
             repr(

@@ -1,5 +1,6 @@
 """Lightning Fabric: one process or, under torchrun, many."""
 
+import atexit
 import logging
 import os
 from collections.abc import Iterator
@@ -56,7 +57,14 @@ def launch(device: str = "auto", precision: str | None = None) -> "Fabric":
             plugins=TorchElasticEnvironment() if many else LightningEnvironment(),
         )
         fabric.launch()
+    atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Leave the group of processes, which Fabric does for NCCL alone: Gloo's threads can abort a process that ends."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager
