@@ -59,9 +59,8 @@ class _Isolated:
             for image, half in enumerate(halves, start=2)
             for anchor in (0, 1)
         ]
-        self.own: Tensor | None = (
-            None  # prefix tokens that hold nothing of the patches; None before the first attention
-        )
+        # Prefix tokens that hold nothing of the patches; None before the first attention.
+        self.own: Bool[Tensor, " prefix"] | None = None
         self.ran: list[tuple[str, ...]] = []  # for every attention so far, the modules around it
         self.leaping: list[str] = []  # modules that ended since, and mixed tokens further than a convolution does
         self.shuffling: list[tuple[str, int]] = []  # and those around one attention that shuffled them
