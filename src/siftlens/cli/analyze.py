@@ -7,74 +7,58 @@ import typer
 from rich.console import Console
 
 from siftlens.cli.failure import reported
+from siftlens.cli.options import (
+    IMAGES,
+    MODEL,
+    MOST_SEED,
+    RUN,
+    Address,
+    BatchSize,
+    Device,
+    Engine,
+    Images,
+    Limit,
+    ModelSpec,
+    RandomInit,
+    Resume,
+    Size,
+    Weights,
+    output,
+    parse_size,
+)
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, MOST_SEED, RUN, Address, EngineName, output
-from siftlens.core import InputError
 
-_MODEL, _IMAGES, _COMPUTE = "Model", "Images", "What to compute"
+_COMPUTE = "What to compute"
 
 
 def analyze(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="SPEC",
-            help="timm/NAME, hf/REPO-OR-DIRECTORY, torchvision/NAME, open_clip/NAME[:TAG], demo, or "
-            "path/to/file.py:factory.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
-    images: Annotated[
-        str,
-        typer.Option(
-            "--images",
-            "-i",
-            metavar="PATH",
-            help=IMAGES,
-            rich_help_panel=_IMAGES,
-        ),
-    ],
+    model: ModelSpec,
+    images: Images,
     out: Annotated[
         Path,
         typer.Option(
             "--out", "-o", metavar="DIR", parser=output, help="Folder to write the study to.", rich_help_panel=RUN
         ),
     ],
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Weights to load into the model.", rich_help_panel=_MODEL),
-    ] = None,
-    random_init: Annotated[
-        bool,
-        typer.Option("--random-init", help="Random weights; nothing is downloaded.", rich_help_panel=_MODEL),
-    ] = False,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="PX", help="Input size, 384 or 384x512 (height x width).", rich_help_panel=_MODEL),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=_MODEL)
-    ] = "cpu",
+    weights: Weights = None,
+    random_init: RandomInit = False,
+    size: Size = None,
+    device: Device = "cpu",
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="float32, bfloat16 or float16.", rich_help_panel=_MODEL),
+        typer.Option(metavar="NAME", help="float32, bfloat16 or float16.", rich_help_panel=MODEL),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="At most so many images, spread evenly.", rich_help_panel=_IMAGES),
-    ] = None,
+    limit: Limit = None,
     group_by: Annotated[
         Literal["folder"] | None,
-        typer.Option(metavar="folder", help="A part per folder, in heads_by_group.parquet.", rich_help_panel=_IMAGES),
+        typer.Option(metavar="folder", help="A part per folder, in heads_by_group.parquet.", rich_help_panel=IMAGES),
     ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Object masks named as the images: how far does concentration mark the object?",
-            rich_help_panel=_IMAGES,
+            rich_help_panel=IMAGES,
         ),
     ] = None,
     measure: Annotated[
@@ -111,10 +95,8 @@ def analyze(
             min=0, max=MOST_SEED, metavar="N", help="Of the null maps and the bootstrap.", rich_help_panel=_COMPUTE
         ),
     ] = 0,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=RUN)
-    ] = 32,
-    engine: EngineName = "local",
+    batch_size: BatchSize = 32,
+    engine: Engine = "local",
     address: Address = None,
     workers: Annotated[
         int | None,
@@ -125,10 +107,7 @@ def analyze(
             rich_help_panel=RUN,
         ),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with an interrupted run in DIR.", rich_help_panel=RUN),
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Analyse a vision transformer on images, and write a report.
 
@@ -178,18 +157,3 @@ def analyze(
                 progress=progress,
             )
         typer.echo(summary(study, out))
-
-
-def parse_size(text: str | None) -> int | tuple[int, int] | None:
-    """Input size, px: one number for a square, or HEIGHTxWIDTH.
-
-    Raises:
-        InputError: neither of these.
-    """
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"--size must be one number (384) or HEIGHTxWIDTH (384x512), got {text!r}")
-    sides = [int(part) for part in parts]
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

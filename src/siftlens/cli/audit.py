@@ -6,26 +6,31 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from siftlens.cli.analyze import parse_size
 from siftlens.cli.failure import printable, reported
+from siftlens.cli.options import (
+    IMAGES,
+    MODEL,
+    MOST_SEED,
+    RUN,
+    Address,
+    BatchSize,
+    Device,
+    Engine,
+    Limit,
+    ModelSpec,
+    Resume,
+    Size,
+    Weights,
+    output,
+    parse_size,
+)
 from siftlens.cli.progress import shown
-from siftlens.cli.where import MOST_SEED, RUN, Address, EngineName, output
 
-_MODEL, _IMAGES, _EVIDENCE = "Model", "Images", "Evidence from outside"
+_EVIDENCE = "Evidence from outside"
 
 
 def audit(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="SPEC",
-            help="timm/NAME, hf/REPO-OR-DIRECTORY, torchvision/NAME, open_clip/NAME[:TAG], demo, demo-shortcut, or "
-            "path/to/file.py:factory.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
+    model: ModelSpec,
     images: Annotated[
         str,
         typer.Option(
@@ -33,7 +38,7 @@ def audit(
             "-i",
             metavar="PATH",
             help="Images in a folder per class, best held out from training.",
-            rich_help_panel=_IMAGES,
+            rich_help_panel=IMAGES,
         ),
     ],
     out: Annotated[
@@ -42,27 +47,16 @@ def audit(
             "--out", "-o", metavar="DIR", parser=output, help="Folder to write the audit to.", rich_help_panel=RUN
         ),
     ],
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Weights to load into the model.", rich_help_panel=_MODEL),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="PX", help="Input size, 384 or 384x512 (height x width).", rich_help_panel=_MODEL),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps.", rich_help_panel=_MODEL)
-    ] = "cpu",
+    weights: Weights = None,
+    size: Size = None,
+    device: Device = "cpu",
     probe: Annotated[
         bool,
         typer.Option(
-            "--probe", help="Fit a linear classifier first, for a model without a head.", rich_help_panel=_MODEL
+            "--probe", help="Fit a linear classifier first, for a model without a head.", rich_help_panel=MODEL
         ),
     ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="At most so many images, spread evenly.", rich_help_panel=_IMAGES),
-    ] = None,
+    limit: Limit = None,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -77,16 +71,14 @@ def audit(
             rich_help_panel=_EVIDENCE,
         ),
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel=RUN)
-    ] = 64,
+    batch_size: BatchSize = 64,
     seed: Annotated[
         int,
         typer.Option(
             min=0, max=MOST_SEED, metavar="N", help="Of the halves, the words and the controls.", rich_help_panel=RUN
         ),
     ] = 0,
-    engine: EngineName = "local",
+    engine: Engine = "local",
     address: Address = None,
     workers: Annotated[
         int | None,
@@ -97,9 +89,7 @@ def audit(
             rich_help_panel=RUN,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted audit in DIR.", rich_help_panel=RUN)
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Find what a classifier leans on besides the object, and test each claim by intervention.
 

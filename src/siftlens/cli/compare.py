@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from siftlens.cli.failure import printable, reported
-from siftlens.cli.where import output
+from siftlens.cli.options import output
 
 
 def compare(

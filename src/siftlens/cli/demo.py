@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 
 from siftlens.cli.failure import reported
+from siftlens.cli.options import output
 from siftlens.cli.progress import shown
-from siftlens.cli.where import output
 from siftlens.core import InputError
 
 _PLANTED, _AUDIT, _FRESH, _PROMPT = "planted", "audit", "planted_test", "prompt"  # folders

@@ -7,23 +7,42 @@ import typer
 from rich.console import Console
 
 from siftlens.cli.failure import printable, reported
+from siftlens.cli.options import RUN, Address, Engine, Images, output
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, RUN, Address, EngineName, output
+
+_DETECT = "What to detect"
 
 
 def keypoints(
-    images: Annotated[
-        str,
-        typer.Option("--images", "-i", metavar="PATH", help=IMAGES),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", parser=output, help="File to write.")] = Path(
-        "keypoints"
-    ),
+    images: Images,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=output,
+            help="File to write.",
+            rich_help_panel=RUN,
+        ),
+    ] = Path("keypoints"),
     size: Annotated[
-        int, typer.Option(min=8, metavar="PX", help="Squares to detect on; those that pretrain cuts views from.")
+        int,
+        typer.Option(
+            min=8,
+            metavar="PX",
+            help="Squares to detect on; those that pretrain cuts views from.",
+            rich_help_panel=_DETECT,
+        ),
     ] = 128,
     contrast_threshold: Annotated[
-        float, typer.Option(min=0.0, metavar="X", help="Least contrast; less finds more keypoints.")
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="X",
+            help="Least contrast; less finds more keypoints.",
+            rich_help_panel=_DETECT,
+        ),
     ] = 0.04,
     workers: Annotated[
         int,
@@ -31,7 +50,7 @@ def keypoints(
             min=0, metavar="N", help="Processes beside this one, 0 for none; ray takes all cores.", rich_help_panel=RUN
         ),
     ] = 2,
-    engine: EngineName = "local",
+    engine: Engine = "local",
     address: Address = None,
 ) -> None:
     """Detect the keypoints of images and write them to one file, about 1 KB per image.

@@ -9,52 +9,49 @@ import typer
 from rich.console import Console
 
 from siftlens.cli.failure import reported
+from siftlens.cli.options import IMAGES, MODEL, MOST_SEED, RUN, Decoders, Images, Resume, output
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, MOST_SEED, RUN, output
 from siftlens.core import InputError
 
-_IMAGES, _MODEL, _MASKS, _TRAINING = "Images", "Model", "Masks and loss", "Training"
+_MASKS, _TRAINING = "Masks and loss", "Training"
 
 
 def pretrain(
-    images: Annotated[
-        str,
-        typer.Option("--images", "-i", metavar="PATH", help=IMAGES, rich_help_panel=_IMAGES),
-    ],
+    images: Images,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder to write.", rich_help_panel=RUN)
     ],
     keypoints: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What siftlens keypoints wrote.", rich_help_panel=_IMAGES),
+        typer.Option(metavar="FILE", help="What siftlens keypoints wrote.", rich_help_panel=IMAGES),
     ] = None,
     size: Annotated[
-        int, typer.Option(min=8, metavar="PX", help="Width and height of views.", rich_help_panel=_IMAGES)
+        int, typer.Option(min=8, metavar="PX", help="Width and height of views.", rich_help_panel=IMAGES)
     ] = 128,
     source: Annotated[
         int | None,
         typer.Option(
-            min=8, metavar="PX", help="Squares that views are cut from; by default as --size.", rich_help_panel=_IMAGES
+            min=8, metavar="PX", help="Squares that views are cut from; by default as --size.", rich_help_panel=IMAGES
         ),
     ] = None,
     smallest_crop: Annotated[
-        float, typer.Option(metavar="X", help="Least area of a view over the square's.", rich_help_panel=_IMAGES)
+        float, typer.Option(metavar="X", help="Least area of a view over the square's.", rich_help_panel=IMAGES)
     ] = 0.2,
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="NAME", help="The encoder, in timm.", rich_help_panel=_MODEL)
+        str, typer.Option("--model", "-m", metavar="NAME", help="The encoder, in timm.", rich_help_panel=MODEL)
     ] = "vit_tiny_patch16_224",
     decoder_width: Annotated[
-        int, typer.Option(min=4, metavar="N", help="Channels of the decoder.", rich_help_panel=_MODEL)
+        int, typer.Option(min=4, metavar="N", help="Channels of the decoder.", rich_help_panel=MODEL)
     ] = 192,
     decoder_depth: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Blocks of the decoder.", rich_help_panel=_MODEL)
+        int, typer.Option(min=1, metavar="N", help="Blocks of the decoder.", rich_help_panel=MODEL)
     ] = 4,
     decoder_heads: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Heads of the decoder.", rich_help_panel=_MODEL)
+        int, typer.Option(min=1, metavar="N", help="Heads of the decoder.", rich_help_panel=MODEL)
     ] = 3,
     cross: Annotated[
         bool,
-        typer.Option("--cross", help="Masked patches attend to visible ones alone.", rich_help_panel=_MODEL),
+        typer.Option("--cross", help="Masked patches attend to visible ones alone.", rich_help_panel=MODEL),
     ] = False,
     policy: Annotated[
         Literal["random", "keypoint-high", "keypoint-low", "ramped", "hints"],
@@ -131,10 +128,8 @@ def pretrain(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the model with torch.compile.", rich_help_panel=RUN)
     ] = False,
-    workers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Processes that decode beside this one.", rich_help_panel=RUN)
-    ] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.", rich_help_panel=RUN)] = False,
+    workers: Decoders = 0,
+    resume: Resume = False,
 ) -> None:
     """Pre-train a vision transformer on images without labels, as a masked autoencoder.
 

@@ -8,38 +8,46 @@ import typer
 from rich.console import Console
 
 from siftlens.cli.failure import reported
+from siftlens.cli.options import IMAGES, MOST_SEED, Decoders, Device, ModelSpec, RandomInit, Size, Weights, parse_size
 from siftlens.cli.progress import shown
-from siftlens.cli.where import MOST_SEED
+
+_TEST = "Test"
 
 
 def probe(
-    model: Annotated[str, typer.Option("--model", "-m", metavar="SPEC", help="As of siftlens analyze.")],
-    train: Annotated[str, typer.Option(metavar="DIR", help="Images to learn from, a folder per class.")],
-    val: Annotated[str, typer.Option(metavar="DIR", help="Images to be tested on, likewise.")],
-    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights to load into the model.")] = None,
-    random_init: Annotated[bool, typer.Option("--random-init", help="Random weights, to compare with.")] = False,
-    size: Annotated[
-        int | None, typer.Option(min=1, metavar="PX", help="Input size, where not the model's own.")
-    ] = None,
+    model: ModelSpec,
+    train: Annotated[
+        str, typer.Option(metavar="DIR", help="Images to learn from, a folder per class.", rich_help_panel=IMAGES)
+    ],
+    val: Annotated[str, typer.Option(metavar="DIR", help="Images to be tested on, likewise.", rich_help_panel=IMAGES)],
+    weights: Weights = None,
+    random_init: RandomInit = False,
+    size: Size = None,
     method: Annotated[
         Literal["linear", "knn", "finetune"],
-        typer.Option(metavar="NAME", help="linear, knn or finetune."),
+        typer.Option(metavar="NAME", help="linear, knn or finetune.", rich_help_panel=_TEST),
     ] = "linear",
     epochs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="By default 100 for linear, 20 for finetune.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="By default 100 for linear, 20 for finetune.", rich_help_panel=_TEST),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, metavar="N", help="Of the order and the views.")] = 0,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that decode beside this one.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, metavar="N", help="Of the order and the views.", rich_help_panel=_TEST)
+    ] = 0,
+    device: Device = "cpu",
+    workers: Decoders = 0,
 ) -> None:
     """Test an encoder by a linear probe, by k-NN or by fine-tuning; the last epoch counts, never the best."""
     with TemporaryDirectory() as folder, reported(Path(folder)):
+        height_width = parse_size(size)
         # Not at import: torch takes seconds, and --help should not.
         from siftlens.models import load_model
         from siftlens.pretraining import hold_labelled
         from siftlens.pretraining import probe as run
 
-        loaded = load_model(model, weights=weights, random_init=random_init, size=size, device=device, seed=seed)
+        loaded = load_model(
+            model, weights=weights, random_init=random_init, size=height_width, device=device, seed=seed
+        )
         images = hold_labelled(loaded, train, val, spill=Path(folder), workers=workers)
         with shown(Console(stderr=True)) as progress:
             result = run(loaded, images, method, epochs=epochs, seed=seed, progress=progress)

@@ -6,33 +6,38 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from siftlens.cli.analyze import parse_size
 from siftlens.cli.failure import reported
+from siftlens.cli.options import RUN, BatchSize, Device, Images, Limit, ModelSpec, Size, Weights, output, parse_size
 from siftlens.cli.progress import shown
-from siftlens.cli.where import IMAGES, output
+
+_PROMPT = "Prompt"
 
 
 def prompt(
-    model: Annotated[str, typer.Option("--model", "-m", metavar="SPEC", help="As of siftlens analyze.")],
-    images: Annotated[str, typer.Option("--images", "-i", metavar="PATH", help=IMAGES)],
+    model: ModelSpec,
+    images: Images,
     policy: Annotated[
         str,
         typer.Option(
             metavar="JSON",
             help='A file, or the policy itself: {"bias": [{"strength": 3}], "maps": {"keypoints": 1}}.',
+            rich_help_panel=_PROMPT,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder to write to.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", parser=output, help="Folder to write to.", rich_help_panel=RUN)
+    ],
     audit: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="An audit of this model, where the maps are made of its cues.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="An audit of this model, where the maps are made of its cues.", rich_help_panel=_PROMPT
+        ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights to load into the model.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="PX", help="Input size, 384 or 384x512 (height x width).")] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="At most so many images, spread evenly.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images per forward pass.")] = 64,
+    weights: Weights = None,
+    size: Size = None,
+    device: Device = "cpu",
+    limit: Limit = None,
+    batch_size: BatchSize = 64,
 ) -> None:
     """Prompt a classifier without training: move attention, choose tokens, mask pixels, contrast logits.
 
