@@ -15,6 +15,7 @@ from siftlens.report.audit_findings import ClassFinding, by_class, verdict
 from siftlens.report.audit_tiles import pictures, rows_of
 from siftlens.report.audit_words import p_value
 from siftlens.report.command import audit_command
+from siftlens.report.model_line import model_line
 from siftlens.report.numbers import count, counted, enumeration
 from siftlens.report.page import LISTED, Settings, moment, printed
 
@@ -122,7 +123,7 @@ class AuditPage:
 
 def audit_page(audit: AuditResult) -> AuditPage:
     """Computes the page of a finished audit."""
-    info, cues = audit.info, audit.cues
+    info, cues, grid = audit.info, audit.cues, audit.vocabulary.grid
     found, whole = groups(audit), _properties(audit)
     facts = (
         (count(info["images"]), "images audited"),
@@ -134,7 +135,7 @@ def audit_page(audit: AuditResult) -> AuditPage:
     aside = info["set_aside"]
     return AuditPage(
         model=str(info["model"].get("name") or info["model"].get("spec") or "model"),
-        inputs=_inputs(info["model"], audit.vocabulary.grid),
+        inputs=model_line(info["model"] | {"rows": grid.rows, "cols": grid.cols}),
         lead=verdict(audit),
         facts=facts,
         findings=by_class(audit),
@@ -159,15 +160,6 @@ def _axis(effects: Iterable[Effect]) -> Axis:
     """An axis that holds all effects and their intervals, and at least half of the usual lead."""
     ends = [end for effect in effects for end in (effect.value, effect.low, effect.high) if end == end]
     return Axis(min(-0.05, *ends, 0.0), max(0.5, *ends, 0.0))
-
-
-def _inputs(model: dict[str, Any], grid: PatchGrid) -> str:
-    spec, weights = model.get("spec"), model.get("weights")
-    parts = [str(spec)] if spec and spec != model.get("name") else []
-    parts += [f"weights: {weights}"] if weights else []
-    parts.append(f"input {model['height']} × {model['width']} px")
-    parts.append(f"{grid.rows} × {grid.cols} patches")
-    return " · ".join(parts)
 
 
 def _properties(audit: AuditResult) -> list[Property]:

@@ -1,6 +1,5 @@
 """Pictures with the patches of a cue: shapes that are laid over them."""
 
-import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from siftlens.core import PatchGrid
+from siftlens.report.embedded import picture_uri
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ def tiles(shown: pd.DataFrame, images: pd.DataFrame, grid: PatchGrid) -> tuple[T
 
 def pictures(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
     """(id, data URI) of every picture."""
-    return tuple(
-        (f"p{int(row.image)}", f"data:image/jpeg;base64,{base64.b64encode(row.jpeg).decode()}")
-        for row in rows_of(table)
-    )
+    return tuple((f"p{int(row.image)}", picture_uri(row.jpeg)) for row in rows_of(table))
 
 
 def outline(there: Bool[np.ndarray, "rows cols"], grid: PatchGrid) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from siftlens.comparison.values import DISTANCE, TESTED
 from siftlens.interrelation.inference import RELEVANT
 from siftlens.report.comparison_figures import CHANGE, VALUE, Figure, figure, style_of, with_interval
 from siftlens.report.comparison_findings import comparison_findings
-from siftlens.report.evidence import Finding
+from siftlens.report.evidence import Finding, axis_reach
 from siftlens.report.numbers import count, number
 from siftlens.report.vocabulary import STATISTICS, Statistic
 
@@ -90,9 +90,8 @@ class ComparisonPage:
     relevant: float = RELEVANT
 
     def reach(self, unit: str) -> float:
-        """Half width of the axis on which estimates of this unit are drawn, so that they compare by eye."""
-        known = [e.reach for finding in self.findings for e in finding.evidence if e.unit == unit]
-        return max([2 * RELEVANT, *known])
+        """Half width of the axis that estimates of this unit are drawn on."""
+        return axis_reach(self.findings, unit)
 
 
 def comparison_page(comparison: Comparison) -> ComparisonPage:

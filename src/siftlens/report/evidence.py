@@ -1,10 +1,11 @@
 """What a sentence of the report rests on: estimates with intervals, and the questions asked of a panel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from siftlens.interrelation.inference import RELEVANT
 from siftlens.report.numbers import decimals, number
 from siftlens.report.panels import Panel
 
@@ -68,6 +69,12 @@ class Finding:
     sentence: str
     evidence: tuple[Estimate, ...]
     note: str = ""
+
+
+def axis_reach(findings: Iterable[Finding], unit: str) -> float:
+    """Half width of an axis on which all estimates of a unit are drawn, so that they compare by eye."""
+    known = [e.reach for finding in findings for e in finding.evidence if e.unit == unit]
+    return max([2 * RELEVANT, *known])
 
 
 class PanelReader:

@@ -1,6 +1,5 @@
 """The images to look at, as the report's script draws them: pictures, keypoints, and attention as bytes in base64."""
 
-import base64
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from siftlens.data import Jpeg, as_jpeg
 from siftlens.interrelation.gallery_budget import OVERVIEW_BYTES, heads_by_importance
 from siftlens.interrelation.kept_rows import KeptRows
 from siftlens.interrelation.results import GalleryImage, Result
+from siftlens.report.embedded import as_text, picture_uri
 from siftlens.report.evidence import Cell
 from siftlens.report.numbers import number
 from siftlens.report.payload import Json, plain
@@ -56,11 +56,11 @@ def image_json(image: GalleryImage, cells: Sequence[Cell], reasons: Sequence[str
         "height": height,
         "rows": rows,
         "cols": cols,
-        "source": "data:image/jpeg;base64," + _text(as_jpeg(image.pixels, _PICTURES, _PICTURE_BYTES)),
+        "source": picture_uri(as_jpeg(image.pixels, _PICTURES, _PICTURE_BYTES)),
         "points": np.round(points.astype(np.float64), 1).tolist(),
         "concentration": plain(image.concentration.ravel()),
         "attention": [
-            {"key": key, "label": label, "bytes": _text(values[index].tobytes()), "scale": plain(scale[index])}
+            {"key": key, "label": label, "bytes": as_text(values[index].tobytes()), "scale": plain(scale[index])}
             for key, label, values, scale in overview
         ],
         "whole": _rows_json(image.whole),
@@ -76,7 +76,7 @@ def _rows_json(kept: KeptRows | None) -> Json:
         "kept": kept.values.shape[2],
         "keyBytes": kept.key_bytes,
         "error": plain(kept.error),
-        "packed": _text(kept.packed()),
+        "packed": as_text(kept.packed()),
     }
 
 
@@ -101,7 +101,3 @@ def _reasons(name: str, named: Sequence[Cell], ends: Json) -> list[str]:
                     pull = number(value, 2, signed=True)
                     told.append(f"{_RANKS[rank]}{size} pull of layer {layer}, head {head} ({pull}\u00a0SD)")
     return told
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()

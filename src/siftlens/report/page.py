@@ -14,9 +14,10 @@ from siftlens.interrelation.inference import RELEVANT
 from siftlens.interrelation.nulls import POOL_SIZE
 from siftlens.interrelation.results import Result
 from siftlens.report.command import command
-from siftlens.report.evidence import Estimate, Finding
+from siftlens.report.evidence import Estimate, Finding, axis_reach
 from siftlens.report.explorer import explorer_json
 from siftlens.report.findings import findings
+from siftlens.report.model_line import model_line
 from siftlens.report.named import named_in, places_of
 from siftlens.report.numbers import count, counted, enumeration
 from siftlens.report.panels import panels_of
@@ -99,9 +100,8 @@ class Page:
     listed_in: str = "quarantine.csv"
 
     def reach(self, unit: str) -> float:
-        """Half width of the axis on which estimates of this unit are drawn, so that they compare by eye."""
-        known = [e.reach for finding in self.findings for e in finding.evidence if e.unit == unit]
-        return max([2 * RELEVANT, *known])
+        """Half width of the axis that estimates of this unit are drawn on."""
+        return axis_reach(self.findings, unit)
 
 
 def page(result: Result) -> Page:
@@ -124,7 +124,7 @@ def page(result: Result) -> Page:
         model=model,
         version=run.versions.get("siftlens", ""),
         started=moment(run.started),
-        inputs=_inputs(run.model),
+        inputs=model_line(run.model),
         facts=facts,
         warnings=_warnings(result),
         findings=told,
@@ -176,17 +176,6 @@ def moment(started: str) -> str:
         return f"{datetime.fromisoformat(started).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     except ValueError:
         return started
-
-
-def _inputs(model: Mapping[str, Any]) -> str:
-    spec, weights = model.get("spec"), model.get("weights")
-    parts = [str(spec)] if spec and spec != model.get("name") else []
-    parts += [f"weights: {weights}"] if weights else []
-    if {"height", "width"} <= set(model):
-        parts.append(f"input {model['height']} × {model['width']} px")
-    if {"rows", "cols"} <= set(model):
-        parts.append(f"{model['rows']} × {model['cols']} patches")
-    return " · ".join(parts)
 
 
 def _warnings(result: Result) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The page of a prompt as data: everything that its template prints."""
 
-import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from siftlens import __version__
 from siftlens.prompting.effect import PromptEffect
 from siftlens.prompting.policy import Mixture, Policy
 from siftlens.report.audit_words import percent
+from siftlens.report.embedded import picture_uri
 from siftlens.report.numbers import count, counted, enumeration, layer_list, number
 from siftlens.report.page import LISTED
 
@@ -175,7 +175,7 @@ def _changes(effect: PromptEffect) -> tuple[Change, ...]:
                 after=f"{row.after} ({percent(row.after_p)})",
                 verdict=_verdict(row) if effect.info["labels_match"] else "changed",
                 why=_why(row),
-                pictures=(_uri(picture.before), _uri(picture.after)),
+                pictures=(picture_uri(picture.before), picture_uri(picture.after)),
             )
         )
     return tuple(found)
@@ -217,7 +217,3 @@ def _groups(effect: PromptEffect) -> tuple[tuple[str, str, str, str, str], ...]:
         (row.label, said.get(row.carries, ""), count(row.images), percent(row.before), percent(row.after))
         for row in rows
     )
-
-
-def _uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
