@@ -38,7 +38,7 @@ from siftlens.data import NORMALIZATIONS, Preprocessing, open_images
 from siftlens.interrelation.accumulate import Accumulator
 from siftlens.interrelation.bootstrap import image_weights
 from siftlens.interrelation.nulls import Pool
-from siftlens.interrelation.parts import Reader
+from siftlens.interrelation.parts import ChunkReader
 from siftlens.interrelation.reference import z_map
 from siftlens.interrelation.settings import Settings
 from siftlens.keypoints import KeypointCache, become_worker
@@ -133,12 +133,12 @@ def filled(bottleneck: str, images: str, limit: int) -> dict[str, float]:
     return {"cache_bytes": cache.path.stat().st_size / done}
 
 
-def reader_of(model: LoadedModel, chunk: list[Prepared]) -> Reader:
+def reader_of(model: LoadedModel, chunk: list[Prepared]) -> ChunkReader:
     """What runs the model, with these images as the reference pool."""
     members = {image.content: image for image in chunk}
     z = np.stack([z_map(image, "count") for image in members.values()])
     identities = tuple(image.identity for image in members.values())
-    return Reader(model, layout_of(model), Settings(), Pool(z=z, contents=tuple(members), identities=identities))
+    return ChunkReader(model, layout_of(model), Settings(), Pool(z=z, contents=tuple(members), identities=identities))
 
 
 def costs(bottleneck: str, images: str, limit: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from oracles.leaning import COLS, ROWS, SIDE, Leaning, pictures
 from siftlens.attention import find_layout
 from siftlens.auditing.bench import Bench
 from siftlens.auditing.causal import donors_of, measure_cue
-from siftlens.auditing.reader import Reader
+from siftlens.auditing.reader import SampleReader
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.data import open_images
 from siftlens.models.given import as_loaded
@@ -24,7 +24,7 @@ def measured(model, there=None, neutral=None, images=PICTURES, donors=donors_of,
     there = np.array([picture.cue_map.ravel() for picture in images]) if there is None else there
     carries, mine = there.any(axis=1), np.array([picture.label == 1 for picture in images])
     return measure_cue(
-        Bench(Reader(loaded, tuple(source), 16), layout, TokenAccess(model, layout, blank), 0),
+        Bench(SampleReader(loaded, tuple(source), 16), layout, TokenAccess(model, layout, blank), 0),
         there,
         ~there if neutral is None else neutral,
         *(
@@ -123,7 +123,7 @@ def test_of_a_large_cue_the_rest_does_not_stand_in():
     everything = np.arange(len(pixels))
     effects = measure_cue(
         Bench(
-            Reader(as_loaded(model, source, None, None), tuple(source), 16),
+            SampleReader(as_loaded(model, source, None, None), tuple(source), 16),
             layout,
             TokenAccess(model, layout, blank),
             0,

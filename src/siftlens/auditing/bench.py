@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from siftlens.auditing.margins import logits_of
-from siftlens.auditing.reader import Reader
+from siftlens.auditing.reader import SampleReader
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import TokenLayout
 
@@ -26,7 +26,7 @@ class Bench:
         layer: whose tokens words are made of.
     """
 
-    reader: Reader
+    reader: SampleReader
     layout: TokenLayout
     access: TokenAccess
     layer: int

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from siftlens.auditing.bench import Bench
 from siftlens.auditing.margins import logits_of, margins
-from siftlens.auditing.reader import Reader
+from siftlens.auditing.reader import SampleReader
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import PatchGrid
 from siftlens.interrelation.randomness import stream
@@ -138,7 +138,7 @@ class _Cut:
 
 @dataclass
 class _Tests:
-    reader: Reader
+    reader: SampleReader
     access: TokenAccess
     grid: PatchGrid
     there: Bool[np.ndarray, "image patch"]

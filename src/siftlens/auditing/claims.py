@@ -14,7 +14,7 @@ from siftlens.auditing.outside import Elsewhere
 from siftlens.auditing.sample import Sample
 from siftlens.auditing.sight import Seen
 from siftlens.auditing.tables import cue_row
-from siftlens.auditing.trials import Trial
+from siftlens.auditing.trials import CueTrial
 from siftlens.auditing.verdicts import Evidence, harm_of, verdict_of
 from siftlens.core import PatchGrid
 
@@ -26,7 +26,7 @@ def claims(
     seen: Seen,
     cues: Sequence[Candidate],
     there: Sequence[Bool[np.ndarray, "image patch"]],
-    trials: Sequence[Trial],
+    trials: Sequence[CueTrial],
     elsewhere: Elsewhere | None,
     properties: pd.DataFrame,
     medians: Float[np.ndarray, " class"],

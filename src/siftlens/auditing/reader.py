@@ -31,7 +31,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Reader:
+class SampleReader:
     """Reads images of a sample.
 
     Attributes:

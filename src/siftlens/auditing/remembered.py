@@ -20,13 +20,13 @@ from torch import Tensor
 from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.causal import Effects
 from siftlens.auditing.sight import Glimpse
-from siftlens.auditing.trials import Trial
+from siftlens.auditing.trials import CueTrial
 from siftlens.core import StudyError
 from siftlens.data import PROGRESS, STATE, atomic_path, expect_same, read_record, write_record
 
 Done = TypeVar("Done")
 _FORM, _CHECKSUM = "form", "checksum"
-_FOUND = {kind.__name__: kind for kind in (Effects, Glimpse, Trial)}
+_FOUND = {kind.__name__: kind for kind in (Effects, Glimpse, CueTrial)}
 
 
 def remembered(each: Each, folder: Path | None, numbers: Mapping[str, Any]) -> Each:

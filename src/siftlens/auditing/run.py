@@ -18,7 +18,7 @@ from siftlens.auditing.classifier import match_logits, with_probe
 from siftlens.auditing.gallery import take_gallery
 from siftlens.auditing.margins import logits_of
 from siftlens.auditing.outside import Elsewhere, expect_environment, expect_masks, look_elsewhere
-from siftlens.auditing.reader import Reader
+from siftlens.auditing.reader import SampleReader
 from siftlens.auditing.remembered import remembered
 from siftlens.auditing.results import AuditResult
 from siftlens.auditing.sample import Labels, enough, take_sample
@@ -99,7 +99,7 @@ class Run:
         layer = max(0, layers // 4 - 1) if settings.layer is None else settings.layer
         if not 0 <= layer < layers:
             raise InputError(f"layer must lie between 0 and {layers - 1}, got {layer}")
-        self.bench = Bench(Reader(model, self.sample.refs, settings.batch_size), layout, access, layer)
+        self.bench = Bench(SampleReader(model, self.sample.refs, settings.batch_size), layout, access, layer)
         self.logit = match_logits(model, self.sample.names, logits_of(model.module, blank).shape[1])
 
     def go(self, engine: Engine) -> AuditResult:
@@ -210,7 +210,7 @@ class Run:
         return look_elsewhere(each, self._environment, vocabulary, self.settings.batch_size)
 
     def _probed(self, model: LoadedModel) -> LoadedModel:
-        reader = Reader(model, self.sample.refs, self.settings.batch_size)
+        reader = SampleReader(model, self.sample.refs, self.settings.batch_size)
         index = np.flatnonzero(self.sample.discover)
         features = torch.cat([logits_of(model.module, batch.x) for batch in reader.batches(index)])
         self.passes += len(index)

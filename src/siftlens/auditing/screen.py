@@ -13,7 +13,7 @@ from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.inference import association_p, effects_p, interval
 from siftlens.auditing.margins import logits_of, margins
 from siftlens.auditing.properties import CHANGEABLE, PROPERTIES, everywhere, properties_of
-from siftlens.auditing.reader import Pixels, Reader
+from siftlens.auditing.reader import Pixels, SampleReader
 from siftlens.auditing.sample import Sample, enough
 from siftlens.auditing.verdicts import RELEVANT, SIGNIFICANT
 
@@ -153,7 +153,7 @@ def _change(
 
 
 def _changes(
-    reader: Reader, index: Int[np.ndarray, " image"], name: str, target: float, logit: int
+    reader: SampleReader, index: Int[np.ndarray, " image"], name: str, target: float, logit: int
 ) -> Float[np.ndarray, " image"]:
     """Margin of the class with a property moved to the target, minus margin with it moved as far the other way."""
     place, found = PROPERTIES.index(name), []

@@ -17,7 +17,7 @@ from siftlens.interrelation.randomness import stream
 
 
 @dataclass(frozen=True)
-class Trial:
+class CueTrial:
     """What came of one cue.
 
     Attributes:
@@ -63,7 +63,7 @@ def try_cues(
     most: int,
     settings: AuditSettings,
     tried: Callable[[int], None],
-) -> list[Trial]:
+) -> list[CueTrial]:
     """Try every cue on the confirm half.
 
     Args:
@@ -106,7 +106,7 @@ def _case(
     return _Case(cue, there, cue.neutral(words), carrying, donors, receiving, logit, most)
 
 
-def _try(bench: Bench, case: _Case, settings: AuditSettings) -> Trial:
+def _try(bench: Bench, case: _Case, settings: AuditSettings) -> CueTrial:
     effects = measure_cue(
         bench,
         case.there,
@@ -118,7 +118,7 @@ def _try(bench: Bench, case: _Case, settings: AuditSettings) -> Trial:
         most=case.most,
         seed=settings.seed,
     )
-    return Trial(
+    return CueTrial(
         effects,
         off_object(settings.masks, bench, np.sort(case.carrying), case.there),
     )

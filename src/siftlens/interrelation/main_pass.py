@@ -19,7 +19,7 @@ from siftlens.interrelation.bootstrap import image_weights
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.inference import Findings, finalize
 from siftlens.interrelation.nulls import Pool
-from siftlens.interrelation.parts import Part, Reader
+from siftlens.interrelation.parts import ChunkReader, Part
 from siftlens.interrelation.settings import Settings
 from siftlens.interrelation.spool import Spool
 from siftlens.interrelation.statistics import BatchRecord
@@ -58,7 +58,7 @@ class MainPass:
     def go(
         self,
         engine: Engine,
-        reader: Reader,
+        reader: ChunkReader,
         source: ImageSource,
         prepare: PrepareSettings,
         *,

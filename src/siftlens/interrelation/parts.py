@@ -37,7 +37,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Reader:
+class ChunkReader:
     """Runs the model on a chunk of images. The same images give the same part, in any process.
 
     Args:

@@ -22,7 +22,7 @@ from siftlens.interrelation.gallery import gallery_images
 from siftlens.interrelation.gallery_budget import Head, heads_by_importance
 from siftlens.interrelation.gallery_choice import choose_images, prepared_again
 from siftlens.interrelation.main_pass import MainPass
-from siftlens.interrelation.parts import Reader
+from siftlens.interrelation.parts import ChunkReader
 from siftlens.interrelation.provenance import hardware, versions
 from siftlens.interrelation.reference import reference_pool
 from siftlens.interrelation.results import Result, RunInfo
@@ -107,7 +107,7 @@ def run(
         main = MainPass(settings, pool, spool, clock)
         main.go(
             engine,
-            Reader(model, layout, settings, pool),
+            ChunkReader(model, layout, settings, pool),
             source,
             prepare,
             cache=cache,
