@@ -1,6 +1,6 @@
 """The arms of the study of guided pre-training, its images, and what a step of each arm costs by arithmetic."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,50 @@ from siftlens.pretraining import DecoderSettings, MaskPolicy, PartialDecoding, P
 from siftlens.pretraining.build import build
 from siftlens.pretraining.optimizers import optimizers_of
 
-ENCODERS = {  # patches of 16 px
-    "small": {"embed_dim": 128, "depth": 4, "num_heads": 4},  # 0.9 M parameters
-    "larger": {"embed_dim": 160, "depth": 4, "num_heads": 5},  # 1.4 M
+SMALL = {"embed_dim": 128, "depth": 4, "num_heads": 4}  # 0.9 M parameters, patches of 16 px
+LARGER = {"embed_dim": 160, "depth": 4, "num_heads": 5}  # 1.4 M
+LEAN = DecoderSettings(64, 2, 2)  # half as wide as the small encoder, half as deep
+MAES = DecoderSettings(512, 8, 16)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study's models are, and what follows from that.
+
+    Attributes:
+        architecture: of the encoder.
+        decoder: of all its arms.
+        epochs: E.
+        rates: learning rate of each optimizer, by `tune`.
+    """
+
+    architecture: dict[str, Any]
+    decoder: DecoderSettings
+    epochs: int
+    rates: dict[str, float]
+
+
+SCALES = {
+    "small": Scale(SMALL, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3}),
+    "larger": Scale(LARGER, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3}),
+    "wide-decoder": Scale(LARGER, MAES, 10, {"adamw": 2e-3, "muon": 2e-3}),
 }
 BASE = PretrainSettings(
     model="vit_tiny_patch16_224",
-    architecture=ENCODERS["small"],
+    architecture=SMALL,
     size=96,
     source=128,
     epochs=40,
     batch_size=64,
     optimizer="adamw",
-    learning_rate=4e-3,  # by `tune`
+    learning_rate=SCALES["small"].rates["adamw"],
     decoding=PartialDecoding(1.0, 0.5),  # all; ranked has no say then, and is what the results' settings.json names
-    decoder=DecoderSettings(64, 2, 2),  # lean: half as wide, half as deep
+    decoder=LEAN,
 )
 GUIDED = MaskPolicy("keypoint-high")
 SHARE = 1 / 3  # of the masked patches, where decoding is partial
 FEWER = 0.85  # of the patches masked, where fewer are seen: 5 of 36, not 9
-MUON = {"optimizer": "muon"}  # and the same learning rate, by `tune --arms muon`
+MUON = {"optimizer": "muon"}
 ARMS: dict[str, dict[str, Any]] = {
     "random": {},
     "keypoint-high": {"policy": GUIDED},
@@ -50,9 +74,11 @@ ARMS: dict[str, dict[str, Any]] = {
 MAIN = ("random", "keypoint-high", "other-image", "random-partial", "keypoint-partial")
 
 
-def settings_of(arm: str, *, encoder: str = "small", epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:
-    """What a run computes."""
-    return replace(BASE, architecture=ENCODERS[encoder], epochs=epochs, seed=seed, **ARMS[arm])
+def settings_of(arm: str, scale: str = "small", *, epochs: int | None = None, seed: int = 0) -> PretrainSettings:
+    """What a run computes; of E epochs where no others are asked for."""
+    size = SCALES[scale]
+    settings = replace(BASE, architecture=size.architecture, decoder=size.decoder, seed=seed, **ARMS[arm])
+    return replace(settings, epochs=epochs or size.epochs, learning_rate=size.rates[settings.optimizer])
 
 
 def some_images(folder: Path, limit: int, listed: Path) -> str:

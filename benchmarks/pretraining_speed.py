@@ -6,7 +6,7 @@ One process; what is compared takes turns, figures are medians over rounds. Writ
 benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it into docs/pretraining.md. Parts:
 
 - study: seconds per step of every arm, batch included, and what a run pays once: decoding, detection.
-- larger: the same of the larger encoder.
+- larger, wide-decoder: the same at these scales.
 - guidance: mapping, binning, noise and the choice of decoded patches, beside the guided arms' steps, with one thread
   and with two.
 - partial: the time that partial decoding saves over the time that its FLOPs predict, with the lean decoder and MAE's.
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 import machine
-from pretraining_arms import ARMS, BASE, GUIDED, SHARE, flops_per_step, phases, settings_of, some_images
+from pretraining_arms import ARMS, BASE, GUIDED, MAES, SCALES, SHARE, flops_per_step, phases, settings_of, some_images
 from pretraining_rivals import LIBRARIES, siftlens_step
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Shrinking
@@ -42,9 +42,8 @@ from siftlens.pretraining.pretrain import guide_of
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.views import draw_boxes
 
-PARTS = ("study", "larger", "guidance", "partial", "libraries")
+PARTS = ("study", "larger", "wide-decoder", "guidance", "partial", "libraries")
 PRECISION = "bf16"
-MAES = DecoderSettings(512, 8, 16)
 SMALL = replace(BASE, model="vit_small_patch16_224", architecture={}, size=224, source=224, batch_size=8)
 CASES = {
     "the study's encoder, decoder 64x2": BASE,
@@ -83,9 +82,9 @@ class Material:
         (self.work / "again").unlink()
 
 
-def steps_of_arms(material: Material, encoder: str, rounds: int) -> dict[str, Any]:
+def steps_of_arms(material: Material, scale: str, rounds: int) -> dict[str, Any]:
     """Seconds of a step of each arm of the study, its batch included: the mean over the training."""
-    arms = {arm: phases(settings_of(arm, encoder=encoder)) for arm in ARMS}
+    arms = {arm: phases(settings_of(arm, scale)) for arm in ARMS}
     steps = {f"{arm} {each.size}": next_step(material, each) for arm, parts in arms.items() for _, each in parts}
     found = machine.take_turns(steps, rounds)
     return {
@@ -190,12 +189,12 @@ def once(material: Material) -> dict[str, float]:
     return {name: round(value, 4) for name, value in (found | {"view": 1e3 * median(views) / len(every)}).items()}
 
 
-def study(material: Material, data: Path, encoder: str, rounds: int) -> dict[str, Any]:
+def study(material: Material, data: Path, scale: str, rounds: int) -> dict[str, Any]:
     """What a run of the study takes: its steps, and what it pays once."""
     each = once(material)
     total = len(list(data.rglob("*.jpg")))
     return {
-        "arms": steps_of_arms(material, encoder, 3 * rounds),
+        "arms": steps_of_arms(material, scale, 3 * rounds),
         "steps_per_epoch": total // BASE.batch_size,
         "decoding_seconds": round(each["decoding"] * total / 1e3, 2),
         "detection_seconds": round(each["decoding and detection"] * total / 1e3, 2),
@@ -212,8 +211,9 @@ def measure(part: str, data: Path, images: int, rounds: int) -> dict[str, Any]:
         return {"rows": libraries(rounds)}
     with tempfile.TemporaryDirectory() as work:
         material = Material(data, Path(work), images)
-        if part in ("study", "larger"):
-            return study(material, data, "small" if part == "study" else part, rounds)
+        scale = "small" if part == "study" else part
+        if scale in SCALES:
+            return study(material, data, scale, rounds)
         return {"threads": {str(threads): guidance(material, threads, rounds) for threads in (1, 2)}}
 
 

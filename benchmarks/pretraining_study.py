@@ -12,9 +12,9 @@ next begins, so that a study that is stopped early has whole seeds; within a run
 `pretraining_arms.py` by hand. `finetune`: for 5 epochs, of the encoders that `run` left in WORK at E epochs, and of
 each seed's untrained one.
 
-Each run is one JSON of a line in benchmarks/results/pretraining, or, with `--encoder larger`, in pretraining-larger.
-The settings of all lie in settings.json beside them, and runs of other settings are refused. Choices are made on the
-first half of the validation images (by content), figures are from the second. What it says is summed up by
+Each run is one JSON of a line in benchmarks/results/pretraining; of another `--scale`, in pretraining-SCALE. The
+settings of all lie in settings.json beside them, and runs of other settings are refused. Choices are made on the first
+half of the validation images (by content), figures are from the second. What it says is summed up by
 `pretraining_summary.py`; times are from `pretraining_speed.py`, on a machine that does nothing else.
 """
 
@@ -34,7 +34,7 @@ import timm
 from torch import nn
 
 import machine
-from pretraining_arms import ARMS, BASE, ENCODERS, MAIN, settings_of, some_images
+from pretraining_arms import ARMS, BASE, MAIN, SCALES, settings_of, some_images
 from siftlens.data import Preprocessing, atomic_path
 from siftlens.keypoints import KeypointStore
 from siftlens.models import LoadedModel, hash_weights
@@ -51,7 +51,7 @@ from siftlens.pretraining.loop import Pace, Run
 from siftlens.pretraining.neighbours import knn_predict
 from siftlens.pretraining.pretrain import guide_of
 
-RESULTS = {"small": machine.RESULTS / "pretraining", "larger": machine.RESULTS / "pretraining-larger"}
+RESULTS = {scale: machine.RESULTS / ("pretraining" if scale == "small" else f"pretraining-{scale}") for scale in SCALES}
 SEEDS = 6
 RATES, TUNING_SEED = (1e-3, 2e-3, 4e-3, 8e-3), 1000
 PRECISION = "bf16"
@@ -65,13 +65,13 @@ class Study:
     Args:
         data: folder with train/<class>/*.jpg and val/<class>/*.jpg.
         work: folder for keypoints, checkpoints and encoders.
-        encoder: of `ENCODERS`.
+        scale: of `SCALES`.
         limit: a trial, of so many images, with results in the folder of work.
     """
 
-    def __init__(self, data: Path, work: Path, encoder: str, limit: int | None):
-        self.data, self.work, self.encoder, self.limit = data, work, encoder, limit
-        self.results = RESULTS[encoder] if limit is None else work / "results"
+    def __init__(self, data: Path, work: Path, scale: str, limit: int | None):
+        self.data, self.work, self.scale, self.limit = data, work, scale, limit
+        self.results = RESULTS[scale] if limit is None else work / "results"
         work.mkdir(parents=True, exist_ok=True)
         self._pin()
 
@@ -86,9 +86,9 @@ class Study:
             sys.exit(f"{path} is of other settings; delete that folder's results, or go back to them")
         write(path, now)
 
-    def settings_of(self, arm: str, *, epochs: int = BASE.epochs, seed: int = 0) -> PretrainSettings:
+    def settings_of(self, arm: str, *, epochs: int | None = None, seed: int = 0) -> PretrainSettings:
         """What a run computes."""
-        return settings_of(arm, encoder=self.encoder, epochs=epochs, seed=seed)
+        return settings_of(arm, self.scale, epochs=epochs, seed=seed)
 
     def untrained(self, seed: int = 0) -> LoadedModel:
         """The encoder that a seed's runs begin with."""
@@ -243,17 +243,18 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder with train/<class>/*.jpg and val/<class>/*.jpg"
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for keypoints, checkpoints and encoders")
-    parser.add_argument("--epochs", type=int, default=BASE.epochs, help="E")
+    parser.add_argument("--epochs", type=int, help="E, where not the scale's own")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=MAIN)
-    parser.add_argument("--encoder", choices=ENCODERS, default="small", help="each with a WORK of its own")
+    parser.add_argument("--scale", choices=SCALES, default="small", help="of the models; each with a WORK of its own")
     parser.add_argument("--limit", type=int, help="a trial: so many images; results go to WORK/results")
     given = parser.parse_args()
-    study = Study(given.data, given.work, given.encoder, given.limit)
+    study = Study(given.data, given.work, given.scale, given.limit)
+    epochs = given.epochs or SCALES[given.scale].epochs
     if given.task == "tune":
-        tune(study, given.epochs, given.arms)
+        tune(study, epochs, given.arms)
     else:
-        {"run": run, "finetune": finetune}[given.task](study, given.epochs, given.seeds, given.arms)
+        {"run": run, "finetune": finetune}[given.task](study, epochs, given.seeds, given.arms)
 
 
 if __name__ == "__main__":

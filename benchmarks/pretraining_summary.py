@@ -103,16 +103,16 @@ class Costs:
     """What training takes.
 
     Args:
-        encoder: of `pretraining_arms.ENCODERS`.
+        scale: of `pretraining_arms.SCALES`.
         speed: what `pretraining_speed.py` measured of it.
     """
 
-    encoder: str
+    scale: str
     speed: dict[str, Any] | None
 
     def flops(self, arm: str) -> float:
         """Of a step, by arithmetic."""
-        return step_flops(self.encoder, arm)
+        return step_flops(self.scale, arm)
 
     def seconds(self, arm: str, epochs: float) -> float:
         """Wall-clock of a run from its measured parts: decoding, detection where needed, steps."""
@@ -123,14 +123,14 @@ class Costs:
 
 
 @cache
-def step_flops(encoder: str, arm: str) -> float:
+def step_flops(scale: str, arm: str) -> float:
     """Of a step, by arithmetic."""
-    return flops_per_step(settings_of(arm, encoder=encoder))
+    return flops_per_step(settings_of(arm, scale))
 
 
-def load(metric: str, encoder: str = "small") -> dict[tuple[str, int, int], Any]:
+def load(metric: str, scale: str = "small") -> dict[tuple[str, int, int], Any]:
     """Runs that have a metric, by arm, epochs and seed."""
-    runs = [json.loads(path.read_text()) for path in sorted(RESULTS[encoder].glob("*-e*-s*.json"))]
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS[scale].glob("*-e*-s*.json"))]
     return {(run["arm"], run["epochs"], run["seed"]): run for run in runs if metric in run}
 
 
