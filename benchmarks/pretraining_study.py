@@ -53,7 +53,7 @@ from siftlens.pretraining.pretrain import guide_of
 
 RESULTS = {scale: machine.RESULTS / ("pretraining" if scale == "small" else f"pretraining-{scale}") for scale in SCALES}
 SEEDS = 6
-RATES, TUNING_SEED = (1e-3, 2e-3, 4e-3, 8e-3), 1000
+RATES, TUNING_SEED = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 1000
 PRECISION = "bf16"
 TUNED = 5  # epochs of fine-tuning
 SAVED = 60.0  # seconds between checkpoints

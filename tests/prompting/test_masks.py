@@ -74,6 +74,28 @@ def test_a_bias_beside_the_models_own_mask(masks):
     assert (before == 0).any() and (after[before == 0] == 0).all()
 
 
+class Fused(nn.Module):
+    """Calls fused attention itself, with a Boolean mask."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, WIDTH, 4, 4), nn.Linear(WIDTH, 3)
+        self.place, self.mask = nn.Parameter(torch.randn(PATCHES, WIDTH)), mask
+
+    def forward(self, x):
+        tokens = self.embed(x).flatten(2).transpose(1, 2) + self.place
+        heads = tokens.unflatten(2, (HEADS, -1)).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(2 * heads, heads, heads, attn_mask=self.mask)
+        return self.head((tokens + mixed.transpose(1, 2).flatten(2)).mean(dim=1))
+
+
+@pytest.mark.parametrize("mask", [~LATER, ~LATER[None, None]], ids=["2-D", "4-D"])
+def test_a_bias_beside_a_boolean_mask_of_fused_attention(mask):
+    torch.manual_seed(0)
+    before, after = moved(Fused(mask).eval())
+    assert (before == 0).any() and (after[before == 0] == 0).all()
+
+
 @pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
 def test_dropped_tokens_leave_the_mask_or_are_refused(masks):
     """The mask is of all tokens: where it cannot be cut to those that are left, the model is refused."""

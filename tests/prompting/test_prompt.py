@@ -300,6 +300,30 @@ def test_layers_and_heads_that_are_not_there(bias, message):
         prompted(model, x, Policy(bias=(bias,)), maps)
 
 
+def test_an_empty_batch_gives_no_rows():
+    model, x, maps = setting()
+    assert prompted(model, x[:0], STRONG, maps[:0]).shape == (0, 7)
+
+
+def test_a_prompt_does_not_begin_in_a_pass_that_is_read_but_is_read_inside():
+    model, x, maps = setting()
+    read = siftlens.read_attention(model, torch.eye(15))
+    with pytest.raises(CaptureError, match="a prompt cannot begin in a forward pass whose attention is being read"):
+        with read, prompt(model, STRONG, maps):
+            model(x)
+    with (
+        torch.no_grad(),
+        prompt(model, STRONG, maps),
+        siftlens.read_attention(model, torch.eye(15)) as reading,
+    ):
+        model(x)
+    with prompt(model, STRONG, maps):
+        exact = siftlens.attention_maps(model, x)
+    assert exact.keys() == {0, 1} and not torch.equal(exact[0], siftlens.attention_maps(model, x)[0])
+    for layer, attention in exact.items():
+        torch.testing.assert_close(reading.layers[layer].values, attention[..., 1:], atol=1e-6, rtol=1e-5)
+
+
 def test_every_token_dropped_is_refused():
     model, x, maps = setting()
     with pytest.raises(InputError, match="a share of 0.01 keeps none of 15 patches"):
@@ -342,6 +366,19 @@ def test_features_of_a_model_without_a_head_are_no_logits():
         prompted(model, x, Policy(contrast=Contrast(1.0, 0.5)), maps)
 
 
+class Called(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+def test_what_a_backbone_of_transformers_pools_is_no_logits():
+    model, x, maps = setting("hf-clip")
+    pooled = Wrapped(model, Called(lambda output: output.pooler_output)).eval()
+    with pytest.raises(InputError, match="got the features of a CLIPVisionModel that has none"):
+        prompted(pooled, x, Policy(contrast=Contrast(1.0, 0.5)), maps)
+
+
 class Wrapped(torch.nn.Module):
     def __init__(self, inner, behind=None):
         super().__init__()
@@ -361,6 +398,9 @@ def test_features_of_a_wrapped_model_are_no_logits_and_a_head_of_ones_own_makes_
     for headless in (model, Wrapped(model).eval()):
         with pytest.raises(InputError, match=wanted):
             prompted(headless, x, policy, maps)
+    for changed in (lambda features: 2 * features, torch.nn.functional.normalize):
+        with pytest.raises(InputError, match=wanted):
+            prompted(Wrapped(model, Called(changed)).eval(), x, policy, maps)
     head = torch.nn.Linear(plain(model, x).shape[1], 5)
     assert prompted(Wrapped(model, head).eval(), x, policy, maps).shape == (len(x), 5)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import siftlens
 from oracles.leaning import COLS, ROWS, SIDE, Leaning, pictures
@@ -17,6 +18,7 @@ from siftlens.prompting import (
     Bias,
     Contrast,
     Mixture,
+    PixelMask,
     Policy,
     TokenChoice,
     load_prompted,
@@ -125,6 +127,53 @@ def test_normalisation_is_undone():
     torch.testing.assert_close(prompted(model, policy, normalize="imagenet").maps((x - mean) / std), plain)
     with pytest.raises(InputError, match=r"expected float pixels in \[0, 1\]"):
         prompted(model, policy, normalize=None).maps(3 * x)
+
+
+class Scaled(nn.Module):
+    """A model that takes more than images, and these by any name."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, scale=None, pixels=None, hint=None):
+        return self.model(pixels) * scale["by"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(bias=(Bias(3.0),), maps=Mixture(centre=1)),
+        Policy(tokens=TokenChoice(0.5), maps=Mixture(centre=1)),
+        Policy(pixels=PixelMask(0.5), maps=Mixture(centre=1)),
+        Policy(contrast=Contrast(0.5, 0.5), maps=Mixture(centre=1)),
+    ],
+    ids=["bias", "tokens", "pixels", "contrast"],
+)
+def test_models_that_take_more_than_images(policy):
+    model = model_of(ZOO["timm-vit"])
+    x = torch.rand(3, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    wrapped = prompted(Scaled(model).eval(), policy, normalize=None)
+    with torch.no_grad():
+        true = prompted(model, policy, normalize=None)(x)
+        torch.testing.assert_close(wrapped({"by": 1.0}, x), true)
+        torch.testing.assert_close(wrapped(pixels=x, scale={"by": 1.0}, hint=torch.zeros(3, 2)), true)
+        assert not torch.equal(true, model(x))
+    with pytest.raises(InputError, match="expected images, .* as the first tensor among the arguments, got none"):
+        wrapped(scale={"by": 1.0})
+
+
+@pytest.mark.parametrize("open_reading", [True, False])
+def test_a_prompted_model_is_not_read_from_outside(open_reading):
+    model = model_of(ZOO["timm-vit"])
+    x = torch.rand(3, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    better = prompted(model, Policy(bias=(Bias(3.0),), maps=Mixture(centre=1)), normalize=None)
+    with pytest.raises(CaptureError, match=r"a prompt cannot begin .* take \.model, \.policy and \.maps\(images\)"):
+        if open_reading:
+            with siftlens.read_attention(better, torch.eye(15)):
+                better(x)
+        else:
+            siftlens.attention_maps(better, x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -258,7 +307,7 @@ def test_called_by_keyword_as_the_model_is():
         by_place, by_name, plain = better(x), better(pixel_values=x, return_dict=False), model(x)
     assert torch.equal(by_place.last_hidden_state, by_name[0])
     assert not torch.equal(by_place.last_hidden_state, plain.last_hidden_state)
-    with pytest.raises(InputError, match="expected a tensor of images, .* among the arguments, got none"):
+    with pytest.raises(InputError, match="expected images, .* among the arguments, got none"):
         better(pixel_values=None)
 
 

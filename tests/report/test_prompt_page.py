@@ -91,6 +91,7 @@ def test_unknown_labels_are_not_marked():
                 "The 25\u00a0% of the patches with the highest map are kept; the others are dropped before the "
                 "first block.",
                 "What the 40\u00a0% of the patches with the lowest map say alone is taken off the answer, times 0.5.",
+                "Of patches with the same map, some are taken by lot.",
                 "The map of a patch is how many keypoints it holds, log(1 + n) over the largest (weight 1) and −1 "
                 "where it shows a suppressed cue of the audit, 0 elsewhere (weight 2).",
             ],
@@ -100,6 +101,7 @@ def test_unknown_labels_are_not_marked():
             [
                 "The 50\u00a0% of the patches with the highest map are kept; the others are painted in the image's "
                 "mean colour.",
+                "Of patches with the same map, some are taken by lot.",
                 "The map of a patch is how many keypoints it holds, log(1 + n) over the largest.",
             ],
         ),

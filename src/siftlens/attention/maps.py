@@ -1,6 +1,7 @@
 """Exact attention maps, for the few images that a person wants to look at."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
+from siftlens.attention.hooks import Hook
 from siftlens.attention.layout import find_layout
 from siftlens.attention.precision import full_precision
 from siftlens.attention.session import expect_unread
@@ -53,9 +55,20 @@ def attention_maps(
         if layer is not None and (wanted is None or layer in wanted):
             maps[layer] = call.attention()
 
-    with capturing(model, len(x), keep) as capture:
-        model(x)
-    roll.check(capture)
+    running = ExitStack()
+    captures: list[Capture] = []
+
+    def begin(*_: Any) -> None:  # after the hooks of a prompt, whose trials are not to be seen
+        captures.append(running.enter_context(capturing(model, len(x), keep)))
+
+    hook = model.register_forward_pre_hook(Hook(begin))
+    try:
+        with running:
+            model(x)
+    finally:
+        hook.remove()
+    for capture in captures:
+        roll.check(capture)
     missing = sorted((wanted or set()) - maps.keys())
     if missing:
         raise InputError(f"the model has layers 0 to {roll.layers - 1}, got {', '.join(map(str, missing))}")

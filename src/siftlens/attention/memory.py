@@ -104,7 +104,7 @@ def forget(model: nn.Module) -> None:
 def _form(trial: Trial) -> Hashable:
     """All of a call but its images' content; None where other tensors or objects go along, or torch is intercepted."""
     images = trial.images
-    rest = [(place, value) for place, value in trial.arguments if value is not images]
+    rest = [(place, value) for place, value in trial.form.arguments if value is not images]
     modes = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
     if images is None or not all(type(value) in _PLAIN for _, value in rest):
         return None
@@ -113,7 +113,7 @@ def _form(trial: Trial) -> Hashable:
     device = images.device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
     others = tuple((place, type(value).__name__, value) for place, value in rest)
-    places = tuple(place for place, value in trial.arguments if value is images)
+    places = tuple(place for place, value in trial.form.arguments if value is images)
     return (tuple(images.shape[1:]), images.dtype, images.device, autocast, places, others)
 
 

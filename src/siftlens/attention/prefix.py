@@ -45,7 +45,8 @@ def name_prefix(trial: Trial, grid: PatchGrid, prefix: int) -> TokenLayout:
         raise CaptureError(
             f"{where}: {prefix} tokens stand before the patches, but the model's parameters name "
             f"{classes} class and {registers} register tokens; "
-            "pass grid=TokenLayout(grid, class_tokens=..., registers=...)"
+            "call these parameters cls_token and reg_token, or pass "
+            "read_attention(..., grid=TokenLayout(grid, class_tokens=..., registers=...))"
         )
     if kinds != sorted(kinds):
         raise CaptureError(

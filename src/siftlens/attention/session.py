@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.hooks import Hook
+from siftlens.attention.intercept import Interceptor
 from siftlens.attention.layout import given_grid, layout_of
 from siftlens.attention.memory import forget
 from siftlens.attention.precision import full_precision
@@ -100,6 +102,20 @@ def expect_unread() -> None:
     """
     if getattr(_active, "session", None) is not None:
         raise CaptureError("attention is being read already in this thread; leave that context first")
+
+
+def expect_no_pass_read() -> None:
+    """Check that no pass is being read in this thread: whoever changes what the model does must begin before that.
+
+    Raises:
+        CaptureError: one is.
+    """
+    if any(isinstance(mode, Interceptor) for mode in _get_current_dispatch_mode_stack()):
+        raise CaptureError(
+            "a prompt cannot begin in a forward pass whose attention is being read; read inside of it: "
+            "with siftlens.prompt(model, policy, maps): with siftlens.read_attention(model, channels): model(images); "
+            "of what siftlens.prompted returned, take .model, .policy and .maps(images)"
+        )
 
 
 class _Session:

@@ -72,8 +72,47 @@ def _same_random_numbers() -> Iterator[None]:
         np.random.set_state(drawn_by_numpy)
 
 
+class CallForm:
+    """The arguments of a call of a model, of which the first tensor is the images.
+
+    Args:
+        args: positional arguments.
+        kwargs: keyword arguments.
+
+    Attributes:
+        images: (batch, channel, height, width); None where the model is called on something else.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self._args, self._kwargs = args, kwargs
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        self.images = first if first is not None and first.ndim == 4 else None
+
+    @property
+    def arguments(self) -> list[tuple[int | str, Any]]:
+        """By place or name."""
+        return [*enumerate(self._args), *self._kwargs.items()]
+
+    def on(self, images: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments for other images, or for these themselves; copies, for a model may write to them."""
+        args, kwargs = tree_map(lambda given: self._replaced(given, images), (self._args, self._kwargs))
+        return args, kwargs
+
+    def _replaced(self, argument: Any, images: Tensor | None) -> Any:
+        """A part of the arguments for other images: these themselves, or the first image's share of a batch."""
+        if not isinstance(argument, Tensor):
+            return argument
+        if images is None or self.images is None:
+            return argument.clone()
+        if argument is self.images:
+            return images.clone()
+        if argument.shape[:1] == self.images.shape[:1]:
+            return argument[:1].repeat(len(images), *[1] * (argument.ndim - 1))
+        return argument.clone()
+
+
 class Trial:
-    """A model and the arguments of one call, of which the first tensor is the images.
+    """A model and how it is called.
 
     Args:
         model: the model.
@@ -81,18 +120,13 @@ class Trial:
         kwargs: keyword arguments of the call.
 
     Attributes:
-        images: (batch, channel, height, width); None where the model is called on something else.
+        form: of the call.
+        images: of it; None where the model is called on something else.
     """
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self.model, self._args, self._kwargs = model, args, kwargs
-        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-        self.images = first if first is not None and first.ndim == 4 else None
-
-    @property
-    def arguments(self) -> list[tuple[int | str, Any]]:
-        """The arguments of the call, by place or name."""
-        return [*enumerate(self._args), *self._kwargs.items()]
+        self.model, self.form = model, CallForm(args, kwargs)
+        self.images = self.form.images
 
     def noise(self, count: int) -> Float[Tensor, "image channel height width"]:
         """Images of Gaussian noise, always the same, in the size, type and place of the call's own."""
@@ -167,7 +201,7 @@ class Trial:
             parameters: in place of the model's own, by name.
             isolated: let each token attend to itself alone.
         """
-        args, kwargs = tree_map(lambda given: self._replaced(given, images), (self._args, self._kwargs))
+        args, kwargs = self.form.on(images)
         batch = self.images if images is None else images
         devices = [p.device for p in self.model.parameters() if p.device.type == "cuda"][:1]
         buffers = dict(self.model.named_buffers())
@@ -195,18 +229,3 @@ class Trial:
                     )
                 raise
         return capture
-
-    def _replaced(self, argument: Any, images: Tensor | None) -> Any:
-        """A part of the arguments for other images: these themselves, or the first image's share of a batch.
-
-        Copies, for a model may write to what it is given.
-        """
-        if not isinstance(argument, Tensor):
-            return argument
-        if images is None or self.images is None:
-            return argument.clone()
-        if argument is self.images:
-            return images.clone()
-        if argument.shape[:1] == self.images.shape[:1]:
-            return argument[:1].repeat(len(images), *[1] * (argument.ndim - 1))
-        return argument.clone()

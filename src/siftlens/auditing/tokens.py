@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from siftlens.attention.calls import AttentionCall
 from siftlens.attention.capture import Capture, capturing
 from siftlens.attention.coverage import Roll, refuse_unreadable
+from siftlens.attention.trial import CallForm
 from siftlens.auditing.positions import CutBiases, Positions
 from siftlens.core import CaptureError, TokenLayout
 
@@ -57,6 +58,7 @@ class TokenAccess:
         model: a vision transformer in evaluation mode.
         layout: what stands at which token.
         example: images of the shape, type and device that the model sees; their content does not matter.
+        form: of a call, where the model takes more than images.
 
     Attributes:
         blocks: names of the modules around each layer's attention.
@@ -65,11 +67,17 @@ class TokenAccess:
         CaptureError: its tokens cannot be dropped, or its attention cannot be read.
     """
 
-    def __init__(self, model: nn.Module, layout: TokenLayout, example: Float[Tensor, "image channel height width"]):
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: TokenLayout,
+        example: Float[Tensor, "image channel height width"],
+        form: CallForm | None = None,
+    ):
         refuse_unreadable(model)
-        self._of, self._layout = ref(model), layout
+        self._of, self._layout, self._form = ref(model), layout, form or CallForm((example,), {})
         noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
-        frames = _frames(model, layout, noise)
+        frames = _frames(model, layout, noise, self._form)
         candidates = (tuple(names[min(depth, len(names) - 1)] for names in frames) for depth in range(len(frames[0])))
         found = next((blocks for blocks in candidates if self._can_change(blocks, noise)), None)
         if found is None:
@@ -201,14 +209,21 @@ class TokenAccess:
     def _can_change(self, blocks: Sequence[str], noise: Tensor) -> bool:
         """Whether patches before the first of these modules can be reordered without effect, and dropped."""
         patches, device = self._layout.grid.patches, noise.device.type
+        calls = iter([self._form.on(noise) for _ in range(3)])  # a copy for each: a model may write to what it is given
+
+        def run() -> Tensor:
+            args, kwargs = next(calls)
+            output: Tensor = self._model(*args, **kwargs)
+            return output
+
         mixed = torch.randperm(patches, generator=torch.Generator().manual_seed(0)).expand(len(noise), -1)
         try:
             with torch.autocast(device, enabled=False), _InSingle():  # halves round by more than positions may do
-                before = self._model(noise)
+                before = run()
                 with self._keeping(blocks, mixed):
-                    reordered = self._model(noise)
+                    reordered = run()
                 with self._keeping(blocks, mixed[:, : patches // 2]):
-                    fewer = self._model(noise)
+                    fewer = run()
         except (StopIteration, RuntimeError, ValueError, LookupError, AssertionError, AttributeError, TypeError):
             return False
         if not before.shape == reordered.shape == fewer.shape:
@@ -226,7 +241,7 @@ def _with(
     )
 
 
-def _frames(model: nn.Module, layout: TokenLayout, images: Tensor) -> list[list[str]]:
+def _frames(model: nn.Module, layout: TokenLayout, images: Tensor, form: CallForm) -> list[list[str]]:
     """For each layer, the names of the modules that hold its attention and no other's, outermost first."""
     roll, layers = Roll(layout, len(images)), []
 
@@ -235,7 +250,8 @@ def _frames(model: nn.Module, layout: TokenLayout, images: Tensor) -> list[list[
             layers.append(len(capture.tracker.ran) - 1)
 
     with torch.no_grad(), capturing(model, len(images), note) as capture:
-        model(images)
+        args, kwargs = form.on(images)
+        model(*args, **kwargs)
     roll.check(capture)
     ran = capture.tracker.ran
     return [

@@ -14,6 +14,7 @@ from siftlens.attention.capture import without_fast_path
 from siftlens.attention.coverage import refuse_unreadable
 from siftlens.attention.hooks import Hook
 from siftlens.attention.memory import forget
+from siftlens.attention.session import expect_no_pass_read
 from siftlens.attention.trial import on_trial
 from siftlens.core import CaptureError, InputError
 from siftlens.models import LoadedModel
@@ -79,6 +80,7 @@ class Prompting:
             raise CaptureError("the model was called from another thread than the one that prompts it")
         if self._aside:
             return None
+        expect_no_pass_read()
         self._running.close()  # where an interrupt was caught inside a pass before
         if torch._C._are_functorch_transforms_active():
             raise CaptureError(
@@ -184,7 +186,7 @@ def _expect_finite(policy: Policy, maps: Tensor, images: Tensor) -> None:
     autocast = torch.is_autocast_enabled(images.device.type)
     dtype = torch.get_autocast_dtype(images.device.type) if autocast else images.dtype
     strength = max(abs(sum(part.strength for part in policy.bias)), *(abs(part.strength) for part in policy.bias))
-    largest, limit = float(maps.abs().max()), torch.finfo(dtype).max / 4
+    largest, limit = float(maps.abs().max()) if len(maps) else 0.0, torch.finfo(dtype).max / 4
     if strength * largest > limit:
         raise InputError(
             f"a bias of strength {strength:g} by maps of up to {largest:g} is more than {dtype} scores can hold; "
@@ -232,6 +234,8 @@ def prompt(model: nn.Module | LoadedModel, policy: Policy, maps: Float[Tensor, "
         raise InputError(f"maps must be a tensor, got {type(maps).__name__}; torch.as_tensor makes one of an array")
     if maps.ndim != 2:
         raise InputError(f"maps must be (image, patch), got {tuple(maps.shape)}")
+    if maps.is_complex() or maps.is_meta:
+        raise InputError(f"maps must be real numbers, got {maps.dtype} on {maps.device}")
     maps = maps.detach() if maps.dtype == torch.float64 else maps.detach().float()
     if not bool(torch.isfinite(maps).all()):
         raise InputError(f"maps must be finite, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")

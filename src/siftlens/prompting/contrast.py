@@ -28,9 +28,11 @@ def class_scores(model: nn.Module, output: Any, images: int) -> Float[Tensor, "i
 
 
 def without_class_head(part: nn.Module) -> bool:
-    """Whether a part of a model says of itself that it returns features: timm's backbones, open_clip's towers."""
-    classes = getattr(part, "num_classes", None)
-    return classes == 0 if isinstance(classes, int) else type(part).__module__.startswith("open_clip.")
+    """Whether a part of a model returns features by what it says of itself: backbones, and towers of open_clip."""
+    classes, library = getattr(part, "num_classes", None), type(part).__module__.split(".")[0]
+    if isinstance(classes, int):
+        return classes == 0
+    return library == "open_clip" or (library == "transformers" and type(part).__name__.endswith("Model"))
 
 
 def hint_of(output: Any) -> str:

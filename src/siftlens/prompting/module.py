@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from siftlens.attention.trial import on_trial
+from siftlens.attention.session import expect_no_pass_read
+from siftlens.attention.trial import CallForm, on_trial
 from siftlens.auditing import AuditResult, storage
 from siftlens.core import InputError, PatchGrid, StudyError
 from siftlens.data import PROMPT, Normalization, as_pixels, expect_free, read_record, write_record
@@ -59,7 +60,7 @@ class Prompted(nn.Module):
         """What the model returns for these images under the policy.
 
         Args:
-            args: as the model takes them; the images are the first tensor of shape (image, 3, height, width).
+            args: as the model takes them; the first tensor is the images, (image, 3, height, width).
             kwargs: likewise.
 
         Raises:
@@ -68,12 +69,10 @@ class Prompted(nn.Module):
         """
         if on_trial() or self.policy.does_nothing:
             return self.model(*args, **kwargs)
-        images = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.ndim == 4), None)
-        if images is None:
-            raise InputError("expected a tensor of images, (image, 3, height, width), among the arguments, got none")
+        expect_no_pass_read()
         with _turn:
             expect_unprompted(self.model)
-            return self.under(self.maps(images), *args, **kwargs)
+            return self.under(self.maps(*args, **kwargs), *args, **kwargs)
 
     def under(self, maps: Float[Tensor, "image patch"], *args: Any, **kwargs: Any) -> Any:
         """What the model returns under the policy by these maps, for whoever has them already.
@@ -90,24 +89,37 @@ class Prompted(nn.Module):
             return self.model(*args, **kwargs)
 
     @torch.no_grad()
-    def maps(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch"]:
-        """The maps of these images, higher = keep."""
+    def maps(self, *args: Any, **kwargs: Any) -> Float[Tensor, "image patch"]:
+        """The maps of the images that the model is to be called on, higher = keep.
+
+        Args:
+            args: as the model takes them; the first tensor is the images.
+            kwargs: likewise.
+
+        Raises:
+            InputError: as `forward`.
+        """
+        x = CallForm(args, kwargs).images
+        if x is None:
+            raise InputError(
+                "expected images, (image, 3, height, width), as the first tensor among the arguments, got none"
+            )
         with _turn:
-            grid, tokens = self.planned(x).layout.grid, self.tokens(x)
+            grid, tokens = self.planned(*args, **kwargs).layout.grid, self.tokens(*args, **kwargs)
         return mixed_maps(self._pixels(x), grid, self.policy.maps, self.audit, tokens).to(x.device)
 
     @torch.no_grad()
-    def tokens(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image patch dim"] | None:
-        """Tokens of the audit's layer, where the suppressed cues are made of them; else None."""
+    def tokens(self, *args: Any, **kwargs: Any) -> Float[Tensor, "image patch dim"] | None:
+        """Tokens of the audit's layer, where the suppressed cues are made of them; else None. Arguments as `maps`."""
         with _turn:
-            plan, audit = self.planned(x), self.audit
+            plan, audit = self.planned(*args, **kwargs), self.audit
             if audit is None:
                 return None
             audit.expect_grid(plan.layout.grid)
             if "token" not in kinds_of(audit, cue_rows(audit, self.policy.maps)):
                 return None
             with plan.access.read(audit.layer) as read:
-                self.model(x)
+                self.model(*args, **kwargs)
             return read[0]
 
     def save(self, folder: str | PathLike[str], *, beside: Iterable[str] = ()) -> None:
@@ -147,9 +159,9 @@ class Prompted(nn.Module):
             raise InputError("the patches are known once the prompted model has seen images; call it first")
         return self._grid
 
-    def planned(self, x: Float[Tensor, "image 3 height width"]) -> Plan:
-        """What is known of the model, called on such images."""
-        plan = plan_of(self.model, (x,), {})
+    def planned(self, *args: Any, **kwargs: Any) -> Plan:
+        """What is known of the model, called so."""
+        plan = plan_of(self.model, args, kwargs)
         self._grid = plan.layout.grid
         return plan
 

@@ -13,7 +13,7 @@ from siftlens.attention.capture import Capture
 from siftlens.attention.coverage import Roll, refuse_unreadable
 from siftlens.attention.layout import layout_of
 from siftlens.attention.memory import remembered
-from siftlens.attention.trial import Trial, trying
+from siftlens.attention.trial import CallForm, Trial, trying
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import CaptureError, InputError, TokenLayout
 from siftlens.prompting.contrast import class_scores, hint_of, without_class_head
@@ -57,6 +57,7 @@ class Plan:
         self.layer_of: dict[int, int | None] = {}
         self.sites = 0
         self._of, self._example = ref(model), trial.noise(2)
+        self._form = CallForm(*trial.form.on(self._example))  # which holds none of the call's own images
         self._find_sites(trial)
 
     @property
@@ -81,24 +82,26 @@ class Plan:
                 f"got {got}{hint_of(output)}"
             )
         with trying():
-            return TokenAccess(self._model, self.layout, self._example)
+            return TokenAccess(self._model, self.layout, self._example, self._form)
 
     @cached_property
     def _answer(self) -> tuple[Any, str | None]:
-        """What the model makes of noise, and what kind of part without a class head returned just that, if any did."""
-        returned: list[tuple[str, Any]] = []
+        """What the model makes of noise, and what kind of part without a class head that comes from alone, if any."""
+        returned: list[tuple[str, Any, set[nn.Parameter]]] = []
 
         def note(part: nn.Module, _: Any, output: Any) -> None:
-            returned.append((type(part).__name__, output))
+            returned.append((type(part).__name__, output, set(part.parameters())))
 
         hooks = [part.register_forward_hook(note) for part in self._model.modules() if without_class_head(part)]
         try:
             with torch.no_grad(), trying():
-                output = self._model(self._example)
+                args, kwargs = self._form.on(self._example)
+                output = self._model(*args, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
-        bare = next((kind for kind, own in returned if own is output), None)
+        own = set(self._model.parameters())
+        bare = next((kind for kind, result, whole in returned if result is output or whole >= own), None)
         # Detached, it has no attributes of the model's making, which may hold the model alive.
         return output.detach() if isinstance(output, Tensor) else output, bare
 

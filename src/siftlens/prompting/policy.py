@@ -216,6 +216,8 @@ class Policy:
         """
         try:
             given = json.loads(text)
+        except TypeError as error:
+            raise InputError(f"a policy must be JSON text, got {type(text).__name__}") from error
         except (ValueError, RecursionError) as error:  # ValueError: also of numbers of thousands of digits
             raise InputError(f"a policy must be JSON: {error}; got {text[:60]!r}") from error
         _expect_names("a policy", given, [part.name for part in fields(cls)])

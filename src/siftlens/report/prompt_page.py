@@ -132,6 +132,8 @@ def policy_sentences(policy: Policy) -> tuple[str, ...]:
             f"What the {percent(policy.contrast.view)} of the patches with the lowest map say alone is taken off the "
             f"answer, times {number(policy.contrast.strength, 1)}."
         )
+    if policy.chooses or policy.masks or policy.contrasts:
+        said.append("Of patches with the same map, some are taken by lot.")
     if not said:
         return ("Nothing is done: this is the model as it is.",)
     return (*said, _map_sentence(policy.maps))
