@@ -37,7 +37,7 @@ class Scale:
 SCALES = {
     "small": Scale(SMALL, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3}),
     "larger": Scale(LARGER, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3}),
-    "wide-decoder": Scale(LARGER, MAES, 10, {"adamw": 2e-3, "muon": 2e-3}),
+    "wide-decoder": Scale(LARGER, MAES, 10, {"adamw": 1e-3, "muon": 4e-3}),
 }
 BASE = PretrainSettings(
     model="vit_tiny_patch16_224",

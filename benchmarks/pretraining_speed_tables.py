@@ -80,7 +80,9 @@ def libraries_table(result: Mapping[str, Any]) -> str:
 
 
 def of_rounds(part: Mapping[str, Any]) -> str:
-    return f"Median of {part['rounds']} rounds, the extremes in brackets. {figures.source(part)}"
+    load = part["machine"]["load_before"]
+    told = f"Median of {part['rounds']} rounds, the extremes in brackets; load of the machine before it {load:.1f}."
+    return f"{told} {figures.source(part)}"
 
 
 def span(row: Mapping[str, float]) -> str:

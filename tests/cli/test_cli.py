@@ -105,6 +105,15 @@ Only 13 images stand behind the null: read this as a preview\.
 )
 
 
+def test_images_without_a_keypoint_tell_nothing(place):
+    for path in Path("photos").rglob("*.png"):
+        Image.new("RGB", (56, 40), (90, 90, 90)).save(path)
+    result = analyze()
+    assert result.exit_code == 0
+    assert result.stdout.endswith("\n\nNot one image has a keypoint: nothing can be told of where attention goes.\n")
+    assert "Not one image has a keypoint" in Path("out/index.html").read_text()
+
+
 def test_of_too_few_images_nothing_is_told_from_chance(place):
     result = analyze("--limit", 3)
     assert result.exit_code == 0

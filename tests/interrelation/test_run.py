@@ -253,6 +253,14 @@ def test_nothing_readable_is_an_error_of_its_own(model, tmp_path):
     assert not has_progress(tmp_path / "out")
 
 
+def test_the_reasons_of_the_first_images_are_told(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(7):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(b"")
+    with pytest.raises(NothingReadableError, match=r"none of the 7 images .*(\d\.jpg: [^;]*; ){5}and 2 more$"):
+        run(model, open_images(tmp_path / "in"), Settings(workers=0), tmp_path / "out")
+
+
 def test_one_image_has_no_null(model, tmp_path):
     with analysed(model, [draw(1)], tmp_path) as result:
         pull = result.heads.query("statistic == 'semantic_pull'")

@@ -112,7 +112,7 @@ def test_absent_device(device):
 
 
 def test_unknown_dtype():
-    with pytest.raises(ModelError, match="dtype must be fp32, bf16 or fp16, got 'int8'"):
+    with pytest.raises(ModelError, match="dtype must be float32, bfloat16 or float16 .*, got 'int8'"):
         load_model("demo", random_init=True, dtype="int8")
 
 

@@ -1,5 +1,7 @@
 """A run: it learns, stops and goes on exactly, and many processes are as one."""
 
+import errno
+import json
 import math
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ from oracles.runs import SETTINGS, SIZE, STEPS, assert_as_one, assert_same_weigh
 from siftlens.core import InputError, ModelError, SiftlensError, StudyError
 from siftlens.data import write_record
 from siftlens.keypoints import SiftSettings
-from siftlens.pretraining import loop, watch
+from siftlens.pretraining import checkpoint, loop, watch
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.choice import PartialDecoding
 from siftlens.pretraining.decoder import DecoderSettings
@@ -103,6 +105,68 @@ def test_killed_and_resumed_is_as_if_uninterrupted(photos, whole, tmp_path, monk
     assert_same_weights(whole[0], tmp_path, rtol=0, atol=0)
     for name in ("log.csv", "knn.csv"):
         assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def test_a_run_that_goes_on_in_another_way_says_so(photos, tmp_path, monkeypatch):
+    """And run.json tells both ways; where no step is left, nothing was computed, and nothing is told."""
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+
+    def die(_stage, images, _total):
+        if images > 4 * SETTINGS.batch_size:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path, pace=Pace(save_every=0), progress=die)
+    with pytest.warns(
+        UserWarning, match="another way than before: precision was 32-true and is bf16-mixed, accum"
+    ) as told:
+        run(photos, tmp_path, resume=True, precision="bf16", pace=Pace(accumulate=2))
+    assert "accumulate was 1 and is 2; its weights will differ" in str(told[0].message)
+    parts = json.loads((tmp_path / "run.json").read_text())["parts"]
+    assert [(part["from_step"], part["precision"], part["accumulate"]) for part in parts] == [
+        (0, "32-true", 1),
+        (4, "bf16-mixed", 2),
+    ]
+    assert parts[0]["torch"] == torch.__version__ and parts[0]["processes"] == 1
+    before = (tmp_path / "run.json").read_bytes()
+    run(photos, tmp_path, resume=True)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"parts": [3]}', None])
+def test_a_damaged_run_json_does_not_stop_a_run(photos, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+
+    def die(_stage, images, _total):
+        if images > 4 * SETTINGS.batch_size:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path, pace=Pace(save_every=0), progress=die)
+    (tmp_path / "run.json").unlink() if content is None else (tmp_path / "run.json").write_text(content)
+    run(photos, tmp_path, resume=True)
+    assert [part["from_step"] for part in json.loads((tmp_path / "run.json").read_text())["parts"]] == [4]
+
+
+def test_a_state_that_cannot_be_written_leaves_the_last_one(photos, whole, tmp_path, monkeypatch):
+    """A full disk, half way through a file."""
+    monkeypatch.setattr(loop, "_CHECKED", 1)
+    usual, written = checkpoint.save_file, []
+
+    def full(tensors, target, metadata):
+        written.append(metadata["step"])
+        if len(written) == 3:
+            Path(target).write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        usual(tensors, target, metadata)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        with pytest.raises(InputError, match="the disk is full"):
+            run(photos, tmp_path, pace=Pace(save_every=0))
+    assert written == ["1", "2", "3"]
+    assert run(photos, tmp_path, resume=True).finished.steps == STEPS - 2
+    assert_same_weights(whole[0], tmp_path, rtol=0, atol=0)
 
 
 GROWING = replace(SETTINGS, first_size=16, optimizer="adamw")  # for 6 of 9 steps

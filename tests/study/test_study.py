@@ -15,7 +15,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 import siftlens
-from siftlens.core import InputError, StudyError
+from siftlens.core import InputError, ModelError, StudyError
 from siftlens.data import NORMALIZATIONS, held
 
 HEIGHT, WIDTH = 40, 56
@@ -202,6 +202,7 @@ def test_a_page_that_was_changed_or_removed_does_no_harm(saved, study, tmp_path)
         ({"format": None}, r"run\.json names no format"),
         ({"images": 14}, r"run\.json was changed since it was written; copy it again, or run the analysis again"),
         ({"checksums": {}}, r"run\.json was changed since it was written"),
+        ({"checksums": None}, r"run\.json has no checksums: of a siftlens before there were any, or changed"),
     ],
 )
 def test_a_record_that_was_changed_is_refused(saved, tmp_path, change, told):
@@ -212,7 +213,7 @@ def test_a_record_that_was_changed_is_refused(saved, tmp_path, change, told):
         siftlens.load_study(path)
 
 
-@pytest.mark.parametrize(("text", "told"), [("[]", "names no format"), ('{"format": 1}', "was changed since")])
+@pytest.mark.parametrize(("text", "told"), [("[]", "names no format"), ('{"format": 1}', "has no checksums")])
 def test_a_record_of_another_kind_is_refused(saved, tmp_path, text, told):
     path = copy(saved, tmp_path)
     (path / "run.json").write_text(text)
@@ -337,6 +338,8 @@ def test_a_loaded_model_brings_its_own_preprocessing(vit, folder, study):
     pd.testing.assert_frame_equal(other.heads, study.heads)
     with pytest.raises(InputError, match="has its input size already; pass size to load_model instead"):
         siftlens.analyze(loaded, folder, size=40)
+    with pytest.raises(ModelError, match=r"VisionTransformer cannot run on 40x40 px: .*; pass the size that it takes"):
+        siftlens.analyze(vit, folder, normalize="imagenet", size=40)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 
 from siftlens import __version__
-from siftlens.attention import find_layout
 from siftlens.auditing.bench import Bench, Each
 from siftlens.auditing.candidates import find_candidates
 from siftlens.auditing.causal import COST, MOST
@@ -32,6 +31,7 @@ from siftlens.auditing.vocabulary import Vocabulary, fit_vocabulary
 from siftlens.core import InputError
 from siftlens.data import ImageRef, ImageSource
 from siftlens.engine import Engine
+from siftlens.interrelation.forward import blank_input, layout_of
 from siftlens.interrelation.provenance import hardware, versions
 from siftlens.models import LoadedModel
 
@@ -90,9 +90,7 @@ class Run:
         if settings.probe:
             model = self._probed(model)
         self.model = model
-        size = model.preprocessing
-        blank = torch.zeros(1, 3, size.height, size.width, dtype=model.dtype, device=model.device)
-        layout = find_layout(model.module, blank)
+        layout, blank = layout_of(model), blank_input(model)
         access = TokenAccess(model.module, layout, blank)
         layers = len(access.blocks)
         # Later tokens know what the image shows: words made of them mark its background, too.

@@ -75,9 +75,7 @@ def take_sample(source: ImageSource, labels: Labels, preprocessing: Preprocessin
         spreads.append(spread_of(pixels))
         contents.append(content_hash(pixels))
     if not refs:
-        raise NothingReadableError(
-            f"none of the {len(named)} images could be read; the first: {': '.join(set_aside[0])}"
-        )
+        raise NothingReadableError.of(len(named), list(map(": ".join, set_aside)))
     both = _under_two_labels(contents, kept)
     set_aside += [(refs[i].identity, "the same image stands under another label too") for i in both]
     use = np.array([i for i in range(len(refs)) if i not in both])

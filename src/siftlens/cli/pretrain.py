@@ -56,7 +56,10 @@ def pretrain(
     policy: Annotated[
         Literal["random", "keypoint-high", "keypoint-low", "ramped", "hints"],
         typer.Option(
-            metavar="NAME", help="random, keypoint-high, keypoint-low, ramped or hints.", rich_help_panel=_MASKS
+            metavar="NAME",
+            help="random; keypoint-high, keypoint-low: patches with many or few keypoints are masked more often; "
+            "ramped: as keypoint-high, more and more; hints: likewise, but some with many stay visible.",
+            rich_help_panel=_MASKS,
         ),
     ] = "random",
     alpha: Annotated[
@@ -105,7 +108,9 @@ def pretrain(
     first_part: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Share of the training with those smaller views; 0.6.", rich_help_panel=_TRAINING
+            metavar="X",
+            help="Share of the training with those smaller views; by default 0.6.",
+            rich_help_panel=_TRAINING,
         ),
     ] = None,
     seed: Annotated[
@@ -135,7 +140,7 @@ def pretrain(
 
     DIR then holds encoder.safetensors, which loads into timm and siftlens, state.safetensors, from which a run goes on,
     log.csv, knn.csv (where images lie in class folders), reconstructions.png and run.json. Start it by torchrun for
-    many GPUs.
+    many GPUs, or many processes on CPUs.
     """
     with reported(out, resumes=True):
         # Not at import: torch takes seconds, and --help should not.

@@ -21,6 +21,8 @@ def summary(study: Study, out: Path) -> str:
     run = study.run
     lines = [f"report     {out / 'index.html'}", f"images     {run.images}" + _aside(study, out)]
     lines.append(f"keypoints  in {run.covered:.0%} of the patches, on average over images")
+    if run.covered == 0:
+        return "\n".join([*lines, "", "Not one image has a keypoint: nothing can be told of where attention goes."])
     lines += ["", *_effects(study.heads)]
     if run.pool < _FEW:
         behind = "one image stands" if run.pool == 1 else f"{run.pool} images stand"

@@ -10,6 +10,10 @@
 Every message says what was expected, what came, and what to do next, in one line.
 """
 
+from collections.abc import Sequence
+
+_TOLD = 5  # reasons
+
 
 def one_line(told: object) -> str:
     """What a library's error says, for a message of ours."""
@@ -38,3 +42,15 @@ class CaptureError(SiftlensError, RuntimeError):
 
 class NothingReadableError(SiftlensError):
     """Not one image of the input could be read."""
+
+    @classmethod
+    def of(cls, tried: int, reasons: Sequence[str], done: str = "read") -> "NothingReadableError":
+        """Says so, and why: the run leaves no list of reasons.
+
+        Args:
+            tried: images.
+            reasons: "name: reason" of some of them, of which the first few are told.
+            done: what could not be done with them.
+        """
+        more = f"; and {tried - _TOLD} more" if tried > _TOLD else ""
+        return cls(f"none of the {tried} images could be {done}; the first: {'; '.join(reasons[:_TOLD])}{more}")

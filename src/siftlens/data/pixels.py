@@ -99,8 +99,8 @@ def _eight_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "..."]:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= _LOWEST and high <= _HIGHEST):
         raise InputError(
-            f"expected float pixels in [0, 1], got [{low:.3g}, {high:.3g}]; scale them, and undo any "
-            "normalisation: keypoints are detected on the picture itself"
+            f"expected float pixels in [0, 1], got [{low:.6g}, {high:.6g}]; scale them (resampling may go to {_LOWEST} "
+            f"and {_HIGHEST}), and undo any normalisation: keypoints are detected on the picture itself"
         )
     scaled = np.rint(np.clip(pixels.astype(np.float64), 0, 1) * 255)
     return scaled.astype(np.uint8)

@@ -85,6 +85,8 @@ def read_record(path: Path, advice: str) -> dict[str, Any]:
     if written > FORMAT:
         raise StudyError(f"{path} has format {written}, this siftlens reads up to {FORMAT}; update siftlens")
     checksums = whole.pop(_CHECKSUMS, None)
+    if checksums is None:
+        raise StudyError(f"{path} has no checksums: of a siftlens before there were any, or changed; {advice}")
     if not isinstance(checksums, dict) or checksums.pop(path.name, None) != _of_values(whole):
         raise StudyError(f"{path} was changed since it was written; {advice}")
     for name, expected in checksums.items():

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from siftlens.attention import LayerReading, observe
-from siftlens.core import InputError, ModelError, TokenLayout
+from siftlens.attention import LayerReading, find_layout, observe
+from siftlens.core import InputError, ModelError, SiftlensError, TokenLayout
 from siftlens.data import Normalization
 from siftlens.interrelation.channels import MapBatch
 from siftlens.interrelation.statistics import BatchRecord, LayerRecord, layer_record, stack_records
+from siftlens.models import LoadedModel
+from siftlens.models.errors import first_line
 
 OUTLIER = 3.0  # times the median norm of the image's patch tokens: artefact tokens lie far beyond
 _STRIP = 2**15  # pixels
@@ -64,6 +66,31 @@ def to_input(
         for top in range(0, len(image), rows):
             cv2.split(cv2.LUT(image[top : top + rows], lookup), list(channels[:, top : top + rows]))
     return torch.from_numpy(planes).to(device, dtype)
+
+
+def blank_input(model: LoadedModel) -> Float[Tensor, "1 3 height width"]:
+    """One black image, as the model takes it."""
+    size = model.preprocessing
+    return torch.zeros(1, 3, size.height, size.width, dtype=model.dtype, device=model.device)
+
+
+def layout_of(model: LoadedModel) -> TokenLayout:
+    """What stands at which token of a model.
+
+    Raises:
+        CaptureError: its attention cannot be read.
+        ModelError: it cannot run on images of this size.
+    """
+    blank = blank_input(model)
+    try:
+        return find_layout(model.module, blank)
+    except SiftlensError:
+        raise
+    except (AssertionError, ValueError) as error:  # by which timm and transformers say so
+        height, width = blank.shape[2:]
+        raise ModelError(
+            f"{model.name} cannot run on {height}x{width} px: {first_line(error)}; pass the size that it takes as size="
+        ) from error
 
 
 def read_batch(

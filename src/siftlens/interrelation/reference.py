@@ -57,7 +57,7 @@ def reference_pool(
     """
     wanted = min(POOL_SIZE, len(source))
     members: dict[str, _Member] = {}
-    failed: list[Quarantined] = []
+    failed: list[str] = []
     tried = 0
     while len(members) < wanted:
         # At least as many again as before, so that a folder of text files is not gone through a thousand times.
@@ -72,7 +72,7 @@ def reference_pool(
         with closing(engine.prepare(refs, settings, cache, take)) as prepared:
             for found in prepared:
                 if isinstance(found, Quarantined):
-                    failed = failed or [found]
+                    failed.append(f"{found.identity}: {found.reason}")
                     continue
                 in_round[rank[found[1].identity]] = found
                 done(min(len(members) + len(in_round), wanted), wanted)
@@ -81,9 +81,7 @@ def reference_pool(
             if len(members) < wanted:
                 members.setdefault(content, member)
     if not members:
-        raise NothingReadableError(
-            f"none of the {tried} images could be read; the first: {failed[0].identity}: {failed[0].reason}"
-        )
+        raise NothingReadableError.of(tried, failed)
     return Pool(
         z=np.stack([member.z for member in members.values()]),
         contents=tuple(members),

@@ -8,16 +8,15 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import torch
 import xarray as xr
 
 from siftlens import __version__
-from siftlens.attention import find_layout
 from siftlens.core import InputError, TokenLayout
 from siftlens.data import PROGRESS, ImageSource
 from siftlens.engine import Engine, LocalEngine
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.files import write_arrays, write_images
+from siftlens.interrelation.forward import layout_of
 from siftlens.interrelation.gallery import gallery_images
 from siftlens.interrelation.gallery_budget import Head, heads_by_importance
 from siftlens.interrelation.gallery_choice import choose_images, prepared_again
@@ -90,7 +89,7 @@ def run(
     clock = Clock()
     _limit_groups(source, settings)
     _expect_masks(source, settings)
-    layout = find_layout(model.module, _blank(model))
+    layout = layout_of(model)
     prepare = PrepareSettings(model.preprocessing, layout.grid, measure=settings.measure, masks=settings.masks)
     numbers = numbers_of(model, source, settings)
     spool = Spool(folder / PROGRESS, numbers, resume=resume)
@@ -164,11 +163,6 @@ def numbers_of(model: LoadedModel, source: ImageSource, settings: Settings) -> d
         "names": names.hexdigest(),
         "file_sizes": sizes.hexdigest(),  # images that were changed under their names
     }
-
-
-def _blank(model: LoadedModel) -> torch.Tensor:
-    size = model.preprocessing
-    return torch.zeros(1, 3, size.height, size.width, dtype=model.dtype, device=model.device)
 
 
 def _limit_groups(source: ImageSource, settings: Settings) -> None:

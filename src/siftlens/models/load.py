@@ -167,7 +167,7 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str | None) -> torch.dtype:
     if name is not None and name not in _DTYPES:
-        raise ModelError(f"dtype must be fp32, bf16 or fp16, got {name!r}")
+        raise ModelError(f"dtype must be float32, bfloat16 or float16 (or fp32, bf16, fp16), got {name!r}")
     return _DTYPES[name or "fp32"]
 
 

@@ -29,7 +29,7 @@ class Shrinking(Preprocessing):
         if min(image.size) < self.height:
             raise InputError(
                 f"{image.width}x{image.height} px: smaller than the squares of {self.height} px that views are cut "
-                "from; choose a smaller size"
+                "from; choose smaller squares (pretrain --source, keypoints --size)"
             )
         return super().apply(image)
 

@@ -78,10 +78,7 @@ def expect_some(usable: int, aside: list[Quarantined]) -> None:
     """Refuse to go on without a single image.
 
     Raises:
-        NothingReadableError: names the first image's reason.
+        NothingReadableError: names the first images' reasons.
     """
     if not usable:
-        first = aside[0]
-        raise NothingReadableError(
-            f"none of {len(aside)} images can be used; the first, {first.identity}: {first.reason}"
-        )
+        raise NothingReadableError.of(len(aside), [f"{image.identity}: {image.reason}" for image in aside], "used")

@@ -78,6 +78,9 @@ class Run:
         pace: how it is carried out.
         progress: called with a stage, images done and images to do.
 
+    Attributes:
+        first: step that it goes on with.
+
     Raises:
         StudyError: the checkpoint in `out` is damaged, or of other settings, images or keypoints.
     """
@@ -100,9 +103,9 @@ class Run:
         with step_errors(out):
             self._learner = Learner(fabric, model, normalization, settings, batches.steps, compiled=pace.compile)
         self._about = batches.describe()
-        self._first = 0
+        self.first = 0
         if (out / STATE).exists():
-            self._first = load_state(out, model, self._learner.optimizers, self._about)
+            self.first = load_state(out, model, self._learner.optimizers, self._about)
 
     def train(self) -> Finished:
         """Train to the end.
@@ -110,7 +113,7 @@ class Run:
         Raises:
             SiftlensError: the loss is not finite, memory ran out, or a process is gone; the last checkpoint stays.
         """
-        first, total = self._first, self._batches.steps
+        first, total = self.first, self._batches.steps
         self._saved, self._seconds = time.monotonic() - max(self._pace.save_every - _FIRST, 0.0), 0.0
         if self._fabric.is_global_zero:
             self._log = Logbook(self._out / "log.csv", ("step", "loss"), first)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from json import dumps
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 
 from siftlens.core import InputError
-from siftlens.data import atomic_path, discard_unfinished, expect_writable, is_result
+from siftlens.data import discard_unfinished, expect_writable, is_result
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, Shrinking
 from siftlens.pretraining.batches import Batches, Guide
 from siftlens.pretraining.build import build
 from siftlens.pretraining.checkpoint import ENCODER, STATE
+from siftlens.pretraining.diary import note_part
 from siftlens.pretraining.guide import GradientGuide, KeypointGuide
 from siftlens.pretraining.images import HeldImages, hold, in_order_of
 from siftlens.pretraining.launch import launch
@@ -119,18 +119,21 @@ def pretrain(
         discard_unfinished(out)
     batches = Batches(held, guide_of(settings, store, held), model.layout.grid, settings)
     run = Run(fabric, model, normalization, held, batches, settings, out, pace, progress)
-    if fabric.is_global_zero:
+    if fabric.is_global_zero and run.first < batches.steps:
         about = {
             "settings": settings.describe(),
             "images": len(held),
             "aside": {image.identity: image.reason for image in held.aside},
+        }
+        how = {
             "device": str(fabric.device),
             "precision": str(fabric._precision.precision),
             "processes": fabric.world_size,
+            "accumulate": pace.accumulate,
+            "compile": pace.compile,
             "torch": torch.__version__,
         }
-        with atomic_path(out / "run.json") as target:
-            target.write_text(dumps(about, indent=1) + "\n", encoding="utf-8")
+        note_part(out, about, run.first, how)
     finished = run.train()
     if fabric.is_global_zero:
         (out / _PIXELS).unlink(missing_ok=True)

@@ -182,7 +182,7 @@ def measure_effect(
             rows.append(row)
         progress("images", len(rows) + len(aside), len(source))
     if not rows:
-        raise NothingReadableError(f"none of the {len(source)} images could be read; the first: {': '.join(aside[0])}")
+        raise NothingReadableError.of(len(source), list(map(": ".join, aside)))
     table = pd.DataFrame(rows)
     names, labels_match = _names(model, sorted(set(table["label"])), outputs)
     for name in ("before", "after"):

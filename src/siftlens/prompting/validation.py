@@ -143,7 +143,7 @@ def read_validation(
         except Unreadable as error:
             aside.append(f"{ref.identity}: {error}")
     if not pixels:
-        raise NothingReadableError(f"none of the {len(refs)} images could be read; the first: {aside[0]}")
+        raise NothingReadableError.of(len(refs), aside)
     classes = tuple(sorted(set(names)))
     first = model_input(model, pixels[:1])
     logit = match_logits(model, classes, logits_of(model.module, first).shape[1])

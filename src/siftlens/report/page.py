@@ -182,6 +182,8 @@ def _warnings(result: Result) -> tuple[str, ...]:
     run, told = result.run, []
     if str(run.model.get("weights", "")).startswith("random"):
         told.append("The model's weights are random: nothing here speaks of a trained model.")
+    if run.covered == 0:
+        told.append("Not one image has a keypoint: nothing can be told of where attention goes.")
     if run.pool < POOL_SIZE:
         told.append(
             f"Only {counted(run.pool, 'image')} in the reference pool of the first null (at least {POOL_SIZE} are "

@@ -39,6 +39,8 @@ function number(value, places = 2, signed = false) {
   if (Number(text) === 0) return text;
   return (value < 0 ? "−" : signed ? "+" : "") + text;
 }
+// Decimals that show on which side of the smallest relevant effect a value lies.
+const placesBeside = (value, places) => places === 2 && Math.abs(value).toFixed(2) === data.relevant.toFixed(2) ? 3 : places;
 function placesFor(...values) {
   return values.some((value) => value && Math.abs(value) < 0.02) ? 3 : 2;
 }
