@@ -45,6 +45,12 @@ def pooled(runs: list[Run]) -> dict[str, Any]:
         "average_change": interval([mean(run["tuned"]["groups"]) - mean(run["none"]) for run in runs]),
         "acting": acting([run for run in runs if not abstained(run)]),
         "operators": {name: operator(runs, name) for name in (*OPERATORS, FOVEAL)} if runs else {},
+        "groups": {
+            name: {arm: each_group([run["arms"][arm][name] for run in runs])["groups"] for arm in ARMS}
+            for name in (*OPERATORS, FOVEAL)
+        }
+        if runs
+        else {},
         "keypoints_over": {
             rival: interval(
                 [own - min(run["arms"][rival][name]) for own, run, (name, _) in zip(keypoints, runs, best, strict=True)]

@@ -17,6 +17,7 @@ def tables(summary: Summary) -> dict[str, str]:
         "prompt-arms": arms(summary),
         "prompt-operators": operators(summary["biased"]),
         "prompt-groups": by_group(summary),
+        "prompt-arm-groups": arms_by_group(summary["biased"]),
         "prompt-heads": heads(summary["heads"]),
     }
 
@@ -110,8 +111,17 @@ def by_group(summary: Summary) -> str:
         [*named(setting), *(points(group) for when in ("none", "tuned") for group in setting[when]["groups"])]
         for setting in summary["settings"]
     ]
-    groups = [f"class {label}, {cue} cue" for label in (0, 1) for cue in ("no", "with")]
-    return table([*HEADINGS, *groups, *(f"tuned: {group}" for group in groups)], rows)
+    return table([*HEADINGS, *GROUPS, *(f"tuned: {group}" for group in GROUPS)], rows)
+
+
+def arms_by_group(biased: Summary) -> str:
+    """Accuracy of the four groups under every operator with every arm, over all biased models with head-room."""
+    rows = [
+        [name, arm, *(points(group) for group in found[arm])]
+        for name, found in biased["groups"].items()
+        for arm in ARMS
+    ]
+    return table(["operator", "map", *GROUPS], rows)
 
 
 def heads(found: dict[str, Any]) -> str:
@@ -129,6 +139,7 @@ def heads(found: dict[str, Any]) -> str:
 
 
 HEADINGS = ["images", "cue", "correlation", "runs"]
+GROUPS = [f"class {label}, {cue} cue" for label in (0, 1) for cue in ("no", "with")]
 
 
 def named(setting: dict[str, Any]) -> list[str]:
