@@ -114,6 +114,12 @@ def test_images_without_a_keypoint_tell_nothing(place):
     assert "Not one image has a keypoint" in Path("out/index.html").read_text()
 
 
+def test_a_single_patch_is_refused(place):
+    result = analyze("--size", "8", model="demo")
+    assert result.exit_code == 2
+    assert "demo has one patch at this size, and no attention between patches; choose a larger one" in failed(result)
+
+
 def test_of_too_few_images_nothing_is_told_from_chance(place):
     result = analyze("--limit", 3)
     assert result.exit_code == 0

@@ -80,10 +80,11 @@ def layout_of(model: LoadedModel) -> TokenLayout:
     Raises:
         CaptureError: its attention cannot be read.
         ModelError: it cannot run on images of this size.
+        InputError: it has a single patch.
     """
     blank = blank_input(model)
     try:
-        return find_layout(model.module, blank)
+        layout = find_layout(model.module, blank)
     except SiftlensError:
         raise
     except (AssertionError, ValueError) as error:  # by which timm and transformers say so
@@ -91,6 +92,11 @@ def layout_of(model: LoadedModel) -> TokenLayout:
         raise ModelError(
             f"{model.name} cannot run on {height}x{width} px: {first_line(error)}; pass the size that it takes as size="
         ) from error
+    if layout.grid.patches < 2:
+        raise InputError(
+            f"{model.name} has one patch at this size, and no attention between patches; choose a larger one"
+        )
+    return layout
 
 
 def read_batch(
