@@ -29,7 +29,7 @@ from scipy import stats
 
 import figures
 import machine
-from pretraining_arms import ARMS, BASE, flops_per_step, settings_of
+from pretraining_arms import ARMS, BASE, SCALES, flops_per_step, settings_of
 from pretraining_study import RESULTS
 
 PAGE = figures.ROOT / "docs" / "pretraining.md"
@@ -237,6 +237,30 @@ def every_run(runs: dict[tuple[str, int, int], Any]) -> str:
     return told
 
 
+def side_by_side(runs: dict[tuple[str, int, int], Any], costs: Costs, epochs: int) -> str:
+    """Every schedule against the random arm's of E epochs, without a curve between schedules: from few seeds on."""
+    less = f"less random at {epochs}, points"
+    told = f"| | epochs | seeds | linear probe, % | {less} | k-NN, % | {less} | wall-clock of random over its |\n|---|"
+    told += "---:|" * 7
+    for arm, budget in sorted(
+        {(arm, budget) for arm, budget, _ in runs if budget}, key=lambda key: (list(ARMS).index(key[0]), key[1])
+    ):
+        seeds = [seed for seed in range(99) if (arm, budget, seed) in runs and ("random", epochs, seed) in runs]
+        if not seeds:
+            continue
+        told += f"\n| {arm} | {budget} | {len(seeds)} |"
+        for metric in ("linear", "knn"):
+            own, base = (
+                np.array([runs[of, at, seed][metric]["report"] for seed in seeds])
+                for of, at in ((arm, budget), ("random", epochs))
+            )
+            apart = "" if (arm, budget) == ("random", epochs) else mean_of(100 * (own - base)).told(1, sign="+")
+            told += f" {spread(own)} | {apart} |"
+        gain = costs.seconds("random", epochs) / costs.seconds(arm, budget) if costs.speed else None
+        told += f" {gain:.2f}x |" if gain else " not timed |"
+    return told
+
+
 def less_random(runs: dict[tuple[str, int, int], Any], arm: str, budget: int, metric: str) -> str:
     """An arm's difference from random masks of the same budget, paired by seed."""
     seeds = [seed for seed in range(99) if all((a, budget, seed) in runs for a in (arm, "random"))]
@@ -373,6 +397,10 @@ def main() -> None:
         f"{table(larger, costs, 'linear', BASE.epochs)}\n\n{resolution(larger, 'linear', BASE.epochs)}"
     )
     parts["pretraining-larger-knn"] = table(larger, costs, "knn", BASE.epochs)
+    wide = load("linear", "wide-decoder")
+    parts["pretraining-wide"] = side_by_side(
+        wide, Costs("wide-decoder", speed.get("wide-decoder")), SCALES["wide-decoder"].epochs
+    )
     figures.fill(PAGE, parts)
 
 

@@ -147,7 +147,8 @@ def test_a_damaged_commit_is_refused(tmp_path, text):
     committed(tmp_path).close()
     (tmp_path / PROGRESS / "state.json").write_text(text)
     with pytest.raises(
-        StudyError, match=r"state\.json (is damaged|names no format|was changed).*; remove .* and run again"
+        StudyError,
+        match=r"state\.json (is damaged|names no format|was changed|has no checksums).*; remove .* and run again",
     ):
         open_spool(tmp_path, resume=True)
 
