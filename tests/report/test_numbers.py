@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from siftlens.report.evidence import Estimate
 from siftlens.report.numbers import counted, decimals, enumeration, layer_list, number
 
 
@@ -45,3 +46,10 @@ def test_nouns_follow_their_number():
 
 def test_items_are_enumerated():
     assert [enumeration(["a"]), enumeration(["a", "b", "c"])] == ["a", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.0984, "+0.098 SD"), (-0.1032, "−0.103 SD"), (0.094, "+0.09 SD"), (0.11, "+0.11 SD")]
+)
+def test_what_lies_beside_the_smallest_relevant_effect_is_told_from_it(value, told):
+    assert Estimate("a head", value, value - 0.05, value + 0.05, "SD", 40).figure == told

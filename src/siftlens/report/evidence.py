@@ -10,6 +10,7 @@ from siftlens.report.numbers import decimals, number
 from siftlens.report.panels import Panel
 
 Cell = tuple[int, int]
+_BESIDE = 0.005  # so near to the smallest relevant effect two decimals do not tell on which side a value lies
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Estimate:
 
     @property
     def _places(self) -> int:
-        return decimals(self.value, self.low, self.high)
+        beside = abs(abs(self.value) - RELEVANT) < _BESIDE
+        return 3 if beside else decimals(self.value, self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ function number(value, places = 2, signed = false) {
   if (Number(text) === 0) return text;
   return (value < 0 ? "−" : signed ? "+" : "") + text;
 }
-// Decimals that show on which side of the smallest relevant effect a value lies.
-const placesBeside = (value, places) => places === 2 && Math.abs(value).toFixed(2) === data.relevant.toFixed(2) ? 3 : places;
+// So near to the smallest relevant effect two decimals do not tell on which side a value lies.
+const besideRelevant = (value) => Math.abs(Math.abs(value) - data.relevant) < 0.005;
 function placesFor(...values) {
-  return values.some((value) => value && Math.abs(value) < 0.02) ? 3 : 2;
+  return besideRelevant(values[0]) || values.some((value) => value && Math.abs(value) < 0.02) ? 3 : 2;
 }
 function chance(name, value) {
   if (value === null || value === undefined) return null;

@@ -10,7 +10,7 @@ function headGrid(panel, { title = panel.label, meaning = panel.meaning, heads =
       const value = read(panel, panel.tested ? "effect" : "value", layer, head);
       return {
         t: value === null ? null : value / panel.reach,
-        text: numbers && value !== null ? number(value, panel.tested ? placesBeside(value, places) : places, diverging) : "",
+        text: numbers && value !== null ? number(value, panel.tested && places === 2 && besideRelevant(value) ? 3 : places, diverging) : "",
         mark: panel.verdicts[layer][head],
         lines: describe(panel, layer, head),
         choose: () => pick({ layer, head }),
