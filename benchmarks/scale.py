@@ -32,11 +32,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 import machine
 import siftlens
-from siftlens.attention import find_layout
-from siftlens.core import TokenLayout
 from siftlens.data import NORMALIZATIONS, Preprocessing, open_images
 from siftlens.interrelation.accumulate import Accumulator
 from siftlens.interrelation.bootstrap import image_weights
+from siftlens.interrelation.forward import model_layout
 from siftlens.interrelation.nulls import Pool
 from siftlens.interrelation.parts import ChunkReader
 from siftlens.interrelation.reference import z_map
@@ -114,15 +113,10 @@ def pipeline(bottleneck: str, images: str, limit: int, engine: str, workers: int
     }
 
 
-def layout_of(model: LoadedModel) -> TokenLayout:
-    size = model.preprocessing
-    return find_layout(model.module, torch.zeros(1, 3, size.height, size.width))
-
-
 def prepared(
     model: LoadedModel, images: str, limit: int, cache: KeypointCache | None = None, workers: int = 0
 ) -> Iterator[Prepared | Quarantined]:
-    settings = PrepareSettings(model.preprocessing, layout_of(model).grid)
+    settings = PrepareSettings(model.preprocessing, model_layout(model).grid)
     return prepare_images(open_images(images, limit=limit), settings, workers=workers, cache=cache)
 
 
@@ -138,7 +132,9 @@ def reader_of(model: LoadedModel, chunk: list[Prepared]) -> ChunkReader:
     members = {image.content: image for image in chunk}
     z = np.stack([z_map(image, "count") for image in members.values()])
     identities = tuple(image.identity for image in members.values())
-    return ChunkReader(model, layout_of(model), Settings(), Pool(z=z, contents=tuple(members), identities=identities))
+    return ChunkReader(
+        model, model_layout(model), Settings(), Pool(z=z, contents=tuple(members), identities=identities)
+    )
 
 
 def costs(bottleneck: str, images: str, limit: int) -> dict[str, float]:

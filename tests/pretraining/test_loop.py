@@ -89,17 +89,22 @@ def test_the_encoder_loads_into_timm_as_it_is(whole):
         assert torch.equal(tensor, state[f"model.encoder.{name}"])
 
 
-@pytest.mark.parametrize("stop", [4, 6, 8])  # in the middle of an epoch, at its end, and in the last one
-def test_killed_and_resumed_is_as_if_uninterrupted(photos, whole, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(loop, "_CHECKED", 1)
-    done = []
+def killed(photos, out, stop, settings=SETTINGS):
+    """A run that is stopped after so many steps, with a state of each."""
 
     def die(_stage, images, _total):
-        if images > stop * SETTINGS.batch_size:
+        if images > stop * settings.batch_size:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run(photos, tmp_path, pace=Pace(save_every=0), progress=die)
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "_CHECKED", 1)
+        run(photos, out, settings, pace=Pace(save_every=0), progress=die)
+
+
+@pytest.mark.parametrize("stop", [4, 6, 8])  # in the middle of an epoch, at its end, and in the last one
+def test_killed_and_resumed_is_as_if_uninterrupted(photos, whole, tmp_path, stop):
+    done = []
+    killed(photos, tmp_path, stop)
     result = run(photos, tmp_path, resume=True, progress=lambda *given: done.append(given))
     assert result.finished.steps == STEPS - stop
     assert_same_weights(whole[0], tmp_path, rtol=0, atol=0)
@@ -107,16 +112,9 @@ def test_killed_and_resumed_is_as_if_uninterrupted(photos, whole, tmp_path, monk
         assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
-def test_a_run_that_goes_on_in_another_way_says_so(photos, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_in_another_way_says_so(photos, tmp_path):
     """And run.json tells both ways; where no step is left, nothing was computed, and nothing is told."""
-    monkeypatch.setattr(loop, "_CHECKED", 1)
-
-    def die(_stage, images, _total):
-        if images > 4 * SETTINGS.batch_size:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(photos, tmp_path, pace=Pace(save_every=0), progress=die)
+    killed(photos, tmp_path, 4)
     with pytest.warns(
         UserWarning, match="another way than before: precision was 32-true and is bf16-mixed, accum"
     ) as told:
@@ -134,15 +132,8 @@ def test_a_run_that_goes_on_in_another_way_says_so(photos, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"parts": [3]}', None])
-def test_a_damaged_run_json_does_not_stop_a_run(photos, tmp_path, monkeypatch, content):
-    monkeypatch.setattr(loop, "_CHECKED", 1)
-
-    def die(_stage, images, _total):
-        if images > 4 * SETTINGS.batch_size:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(photos, tmp_path, pace=Pace(save_every=0), progress=die)
+def test_a_damaged_run_json_does_not_stop_a_run(photos, tmp_path, content):
+    killed(photos, tmp_path, 4)
     (tmp_path / "run.json").unlink() if content is None else (tmp_path / "run.json").write_text(content)
     run(photos, tmp_path, resume=True)
     assert [part["from_step"] for part in json.loads((tmp_path / "run.json").read_text())["parts"]] == [4]
@@ -197,15 +188,8 @@ def test_views_grow_and_the_encoder_is_of_full_size(whole, grown):
 
 
 @pytest.mark.parametrize("stop", [4, 6])  # among small views, and between the last small one and the first of full size
-def test_killed_while_views_are_small_and_resumed_is_as_if_uninterrupted(photos, grown, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(loop, "_CHECKED", 1)
-
-    def die(_stage, images, _total):
-        if images > stop * GROWING.batch_size:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(photos, tmp_path, GROWING, pace=Pace(save_every=0), progress=die)
+def test_killed_while_views_are_small_and_resumed_is_as_if_uninterrupted(photos, grown, tmp_path, stop):
+    killed(photos, tmp_path, stop, GROWING)
     if stop == 4:  # after the first epoch they were drawn small, after the second at full size
         with Image.open(tmp_path / "reconstructions.png") as picture:
             assert picture.size == (3 * (16 + 4) + 4, 8 * (16 + 4) + 4)

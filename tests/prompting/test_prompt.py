@@ -322,6 +322,10 @@ def test_a_prompt_does_not_begin_in_a_pass_that_is_read_but_is_read_inside():
     assert exact.keys() == {0, 1} and not torch.equal(exact[0], siftlens.attention_maps(model, x)[0])
     for layer, attention in exact.items():
         torch.testing.assert_close(reading.layers[layer].values, attention[..., 1:], atol=1e-6, rtol=1e-5)
+    contrast = Policy(contrast=Contrast(0.5, 0.5))
+    with prompt(model, contrast, maps), pytest.raises(CaptureError, match="ran a second time in one pass, as under a"):
+        siftlens.attention_maps(model, x)
+    assert siftlens.attention_maps(model, x).keys() == {0, 1}
 
 
 def test_every_token_dropped_is_refused():
@@ -401,8 +405,10 @@ def test_features_of_a_wrapped_model_are_no_logits_and_a_head_of_ones_own_makes_
     for changed in (lambda features: 2 * features, torch.nn.functional.normalize):
         with pytest.raises(InputError, match=wanted):
             prompted(Wrapped(model, Called(changed)).eval(), x, policy, maps)
-    head = torch.nn.Linear(plain(model, x).shape[1], 5)
-    assert prompted(Wrapped(model, head).eval(), x, policy, maps).shape == (len(x), 5)
+    width = plain(model, x).shape[1]
+    prototypes = torch.randn(width, 5, generator=torch.Generator().manual_seed(5))
+    for head in (torch.nn.Linear(width, 5), Called(lambda features: features @ prototypes)):  # the last has no weights
+        assert prompted(Wrapped(model, head).eval(), x, policy, maps).shape == (len(x), 5)
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 1e38), (torch.float64, 1e307), (torch.bfloat16, 1e38)])

@@ -15,7 +15,8 @@ from siftlens.attention.hooks import Hook
 from siftlens.attention.layout import find_layout
 from siftlens.attention.precision import full_precision
 from siftlens.attention.session import expect_unread
-from siftlens.core import InputError, is_whole
+from siftlens.attention.trial import on_trial
+from siftlens.core import CaptureError, InputError, is_whole
 
 
 def attention_maps(
@@ -59,6 +60,10 @@ def attention_maps(
     captures: list[Capture] = []
 
     def begin(*_: Any) -> None:  # after the hooks of a prompt, whose trials are not to be seen
+        if on_trial():
+            return
+        if captures:
+            raise CaptureError("the model ran a second time in one pass, as under a contrast; such a pass is not read")
         captures.append(running.enter_context(capturing(model, len(x), keep)))
 
     hook = model.register_forward_pre_hook(Hook(begin))

@@ -31,7 +31,7 @@ from siftlens.auditing.vocabulary import Vocabulary, fit_vocabulary
 from siftlens.core import InputError
 from siftlens.data import ImageRef, ImageSource
 from siftlens.engine import Engine
-from siftlens.interrelation.forward import blank_input, layout_of
+from siftlens.interrelation.forward import blank_input, model_layout
 from siftlens.interrelation.provenance import hardware, versions
 from siftlens.models import LoadedModel
 
@@ -90,7 +90,7 @@ class Run:
         if settings.probe:
             model = self._probed(model)
         self.model = model
-        layout, blank = layout_of(model), blank_input(model)
+        layout, blank = model_layout(model), blank_input(model)
         access = TokenAccess(model.module, layout, blank)
         layers = len(access.blocks)
         # Later tokens know what the image shows: words made of them mark its background, too.

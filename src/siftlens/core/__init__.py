@@ -1,6 +1,7 @@
 """Errors and geometry: what every other part builds on."""
 
 from siftlens.core.errors import (
+    TOLD_REASONS,
     CaptureError,
     InputError,
     ModelError,
@@ -13,6 +14,7 @@ from siftlens.core.grid import PatchGrid, TokenLayout
 from siftlens.core.values import expect_whole, is_real, is_whole, keep_flags, keep_whole
 
 __all__ = [
+    "TOLD_REASONS",
     "CaptureError",
     "InputError",
     "ModelError",

@@ -12,7 +12,7 @@ Every message says what was expected, what came, and what to do next, in one lin
 
 from collections.abc import Sequence
 
-_TOLD = 5  # reasons
+TOLD_REASONS = 5  # of the images that cannot be read, so many say why in an error
 
 
 def one_line(told: object) -> str:
@@ -52,5 +52,5 @@ class NothingReadableError(SiftlensError):
             reasons: "name: reason" of some of them, of which the first few are told.
             done: what could not be done with them.
         """
-        more = f"; and {tried - _TOLD} more" if tried > _TOLD else ""
-        return cls(f"none of the {tried} images could be {done}; the first: {'; '.join(reasons[:_TOLD])}{more}")
+        more = f"; and {tried - TOLD_REASONS} more" if tried > TOLD_REASONS else ""
+        return cls(f"none of the {tried} images could be {done}; the first: {'; '.join(reasons[:TOLD_REASONS])}{more}")

@@ -74,7 +74,7 @@ def blank_input(model: LoadedModel) -> Float[Tensor, "1 3 height width"]:
     return torch.zeros(1, 3, size.height, size.width, dtype=model.dtype, device=model.device)
 
 
-def layout_of(model: LoadedModel) -> TokenLayout:
+def model_layout(model: LoadedModel) -> TokenLayout:
     """What stands at which token of a model.
 
     Raises:

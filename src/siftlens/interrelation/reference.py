@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from siftlens.core import NothingReadableError
+from siftlens.core import TOLD_REASONS, NothingReadableError
 from siftlens.data import ImageSource, chosen
 from siftlens.engine import Engine
 from siftlens.interrelation.nulls import POOL_SIZE, Pool, pool_identities
@@ -72,7 +72,8 @@ def reference_pool(
         with closing(engine.prepare(refs, settings, cache, take)) as prepared:
             for found in prepared:
                 if isinstance(found, Quarantined):
-                    failed.append(f"{found.identity}: {found.reason}")
+                    if len(failed) < TOLD_REASONS:  # of a million text files not all
+                        failed.append(f"{found.identity}: {found.reason}")
                     continue
                 in_round[rank[found[1].identity]] = found
                 done(min(len(members) + len(in_round), wanted), wanted)

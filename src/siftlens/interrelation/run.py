@@ -16,7 +16,7 @@ from siftlens.data import PROGRESS, ImageSource
 from siftlens.engine import Engine, LocalEngine
 from siftlens.interrelation.clock import Clock
 from siftlens.interrelation.files import write_arrays, write_images
-from siftlens.interrelation.forward import layout_of
+from siftlens.interrelation.forward import model_layout
 from siftlens.interrelation.gallery import gallery_images
 from siftlens.interrelation.gallery_budget import Head, heads_by_importance
 from siftlens.interrelation.gallery_choice import choose_images, prepared_again
@@ -89,7 +89,7 @@ def run(
     clock = Clock()
     _limit_groups(source, settings)
     _expect_masks(source, settings)
-    layout = layout_of(model)
+    layout = model_layout(model)
     prepare = PrepareSettings(model.preprocessing, layout.grid, measure=settings.measure, masks=settings.masks)
     numbers = numbers_of(model, source, settings)
     spool = Spool(folder / PROGRESS, numbers, resume=resume)

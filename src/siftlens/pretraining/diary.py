@@ -8,7 +8,7 @@ from typing import Any
 
 from siftlens.data import atomic_path
 
-ABOUT = "run.json"
+_ABOUT = "run.json"
 _FROM = "from_step"
 
 
@@ -26,7 +26,7 @@ def note_part(folder: Path, about: Mapping[str, Any], step: int, how: Mapping[st
     Raises:
         InputError: the disk is full or read-only.
     """
-    path = folder / ABOUT
+    path = folder / _ABOUT
     parts = [part for part in _parts_of(path) if part[_FROM] < step] if step else []
     if parts:
         before = {name: value for name, value in parts[-1].items() if name != _FROM}

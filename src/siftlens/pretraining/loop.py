@@ -32,7 +32,7 @@ _FIRST = 30.0  # seconds before the first checkpoint: whoever stops early loses 
 
 @dataclass(frozen=True)
 class Pace:
-    """How a run is carried out; nothing here changes what is computed.
+    """How a run is carried out; nothing here changes what is computed, but for rounding.
 
     Args:
         accumulate: parts that a step is computed in, one after the other, to save memory.

@@ -15,7 +15,7 @@ from siftlens.attention.coverage import refuse_unreadable
 from siftlens.attention.hooks import Hook
 from siftlens.attention.memory import forget
 from siftlens.attention.session import expect_no_pass_read
-from siftlens.attention.trial import on_trial
+from siftlens.attention.trial import CallForm, on_trial
 from siftlens.core import CaptureError, InputError
 from siftlens.models import LoadedModel
 from siftlens.prompting.biases import Biases
@@ -96,7 +96,7 @@ class Prompting:
         policy = self._policy
         if policy.does_nothing:
             return None
-        images = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        images = CallForm(args, kwargs).images
         plan = self.plan = plan_of(model, args, kwargs)
         assert images is not None
         maps = self._fitting(len(images), plan).to(images.device)

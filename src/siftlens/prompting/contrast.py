@@ -35,6 +35,12 @@ def without_class_head(part: nn.Module) -> bool:
     return library == "open_clip" or (library == "transformers" and type(part).__name__.endswith("Model"))
 
 
+def same_size(features: Any, output: Any) -> bool:
+    """Whether a model's output may be what a part of it returned, scaled or normalised, and not classified."""
+    parts = features.values() if isinstance(features, dict) else [features]  # dict: as transformers returns them
+    return isinstance(output, Tensor) and any(isinstance(part, Tensor) and part.shape == output.shape for part in parts)
+
+
 def hint_of(output: Any) -> str:
     """What to do about a model that returns its logits among other things."""
     if not isinstance(getattr(output, "logits", None), Tensor):

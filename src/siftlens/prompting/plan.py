@@ -16,7 +16,7 @@ from siftlens.attention.memory import remembered
 from siftlens.attention.trial import CallForm, Trial, trying
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import CaptureError, InputError, TokenLayout
-from siftlens.prompting.contrast import class_scores, hint_of, without_class_head
+from siftlens.prompting.contrast import class_scores, hint_of, same_size, without_class_head
 from siftlens.prompting.policy import Policy
 from siftlens.prompting.steering import AddedBias, Site, Steering
 
@@ -87,10 +87,10 @@ class Plan:
     @cached_property
     def _answer(self) -> tuple[Any, str | None]:
         """What the model makes of noise, and what kind of part without a class head that comes from alone, if any."""
-        returned: list[tuple[str, Any, set[nn.Parameter]]] = []
+        returned: list[tuple[nn.Module, Any]] = []
 
         def note(part: nn.Module, _: Any, output: Any) -> None:
-            returned.append((type(part).__name__, output, set(part.parameters())))
+            returned.append((part, output))
 
         hooks = [part.register_forward_hook(note) for part in self._model.modules() if without_class_head(part)]
         try:
@@ -100,8 +100,15 @@ class Plan:
         finally:
             for hook in hooks:
                 hook.remove()
-        own = set(self._model.parameters())
-        bare = next((kind for kind, result, whole in returned if result is output or whole >= own), None)
+        parameters = set(self._model.parameters())
+        bare = next(
+            (
+                type(part).__name__
+                for part, own in returned
+                if own is output or (same_size(own, output) and parameters <= set(part.parameters()))
+            ),
+            None,
+        )
         # Detached, it has no attributes of the model's making, which may hold the model alive.
         return output.detach() if isinstance(output, Tensor) else output, bare
 
