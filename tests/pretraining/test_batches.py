@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import chain
 
+import pytest
 import torch
 
 from siftlens.core import PatchGrid
@@ -69,15 +70,16 @@ def test_the_policy_is_told_how_far_the_run_is(monkeypatch):
     assert told == [0, 0.5, 5 / 6]
 
 
-def test_made_ahead_the_same_steps_come_in_the_same_order():
+@pytest.mark.parametrize("ahead", [1, 3, 8])  # 8: more than there are
+def test_made_ahead_the_same_steps_come_in_the_same_order(ahead):
     def steps(*, ahead):
         made = feed(batches(), 2, rank=1, world=3, accumulate=2, ahead=ahead)
         return [[of(part) for part in parts] for parts in made]
 
-    assert steps(ahead=True) == steps(ahead=False)
-    assert len(steps(ahead=False)) == 4
+    assert steps(ahead=ahead) == steps(ahead=0)
+    assert len(steps(ahead=0)) == 4
     whole = batches()
-    assert steps(ahead=True)[0] == [of(whole.part(2, part, 6)) for part in (1, 4)]
+    assert steps(ahead=ahead)[0] == [of(whole.part(2, part, 6)) for part in (1, 4)]
 
 
 def test_without_weights_there_are_none():

@@ -58,7 +58,6 @@ class Batches:
         self._settings = settings
         self.steps_per_epoch = steps_per_epoch(len(images), settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs
-        self._order: tuple[int, Tensor] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Everything that the batches depend on, as JSON values: settings, images, and how keypoints were detected."""
@@ -71,7 +70,8 @@ class Batches:
         """One of several equal parts of a step: for a process, or for accumulating gradients."""
         epoch, within = divmod(step, self.steps_per_epoch)
         size = self._settings.batch_size
-        images = share_of(self._epoch(epoch)[within * size : (within + 1) * size], part, parts)
+        order = epoch_order(self._settings.seed, epoch, len(self._images))
+        images = share_of(order[within * size : (within + 1) * size], part, parts)
         return self.views(images, epoch, progress=step / self.steps)
 
     def views(self, images: Int64[Tensor, " batch"], epoch: int, *, progress: float) -> Batch:
@@ -98,8 +98,3 @@ class Batches:
         temperature = settings.loss_temperature
         weights = None if temperature is None else loss_weights(concentration, decoded, temperature)
         return Batch(views, visible, decoded, weights)
-
-    def _epoch(self, epoch: int) -> Int64[Tensor, " image"]:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(self._settings.seed, epoch, len(self._images))
-        return self._order[1]

@@ -1,12 +1,13 @@
 """A process's parts of each step, one step after the other."""
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from siftlens.pretraining.batches import Batch, Batches
 
 
-def feed(batches: Batches, first: int, *, rank: int, world: int, accumulate: int, ahead: bool) -> Iterator[list[Batch]]:
+def feed(batches: Batches, first: int, *, rank: int, world: int, accumulate: int, ahead: int) -> Iterator[list[Batch]]:
     """Yield the parts that a process computes of each step.
 
     Args:
@@ -15,7 +16,7 @@ def feed(batches: Batches, first: int, *, rank: int, world: int, accumulate: int
         rank: of the process.
         world: processes.
         accumulate: parts of a step per process.
-        ahead: make each step's parts in a thread while the step before is computed, as on an accelerator.
+        ahead: steps whose parts are made before their turn, each in a thread, as for an accelerator.
     """
 
     def made(step: int) -> list[Batch]:
@@ -25,10 +26,10 @@ def feed(batches: Batches, first: int, *, rank: int, world: int, accumulate: int
     if not ahead:
         yield from map(made, steps)
         return
-    with ThreadPoolExecutor(1) as beside:
-        coming = [beside.submit(made, step) for step in steps[:1]]
+    with ThreadPoolExecutor(ahead) as beside:
+        coming = deque(beside.submit(made, step) for step in steps[:ahead])
         for step in steps:
-            ready = coming.pop().result()
-            if step + 1 < batches.steps:
-                coming.append(beside.submit(made, step + 1))
+            ready = coming.popleft().result()
+            if step + ahead < batches.steps:
+                coming.append(beside.submit(made, step + ahead))
             yield ready

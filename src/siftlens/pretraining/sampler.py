@@ -1,5 +1,7 @@
 """Which images a step sees: a pure function of seed, epoch and step, so that a resumed run sees the same."""
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -8,8 +10,9 @@ from siftlens.core import InputError
 from siftlens.pretraining.randomness import Purpose, image_keys, uniform
 
 
+@lru_cache(maxsize=2)  # of two epochs, where batches are made ahead
 def epoch_order(seed: int, epoch: int, images: int) -> Int64[Tensor, " image"]:
-    """All images in the order of an epoch."""
+    """All images in the order of an epoch; kept, so not to be changed."""
     keys = image_keys(seed, epoch, torch.arange(images))
     return torch.argsort(uniform(keys, Purpose.ORDER, 1)[:, 0])
 
