@@ -11,10 +11,12 @@ benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it
   and with two.
 - partial: the time that partial decoding saves over the time that its FLOPs predict, with the lean decoder and MAE's.
 - libraries: images/s with random masks, same sizes, batch, dtype and pixels.
+- feed: views per second that are cut ahead for an accelerator, with one thread and with two.
 """
 
 import argparse
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,12 +31,14 @@ import torch
 import machine
 from pretraining_arms import ARMS, BASE, GUIDED, MAES, SCALES, SHARE, flops_per_step, phases, settings_of, some_images
 from pretraining_rivals import LIBRARIES, siftlens_step
+from siftlens.core import PatchGrid
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Shrinking
-from siftlens.pretraining import DecoderSettings, PartialDecoding, PretrainSettings, detect_images
+from siftlens.pretraining import DecoderSettings, MaskPolicy, PartialDecoding, PretrainSettings, detect_images
 from siftlens.pretraining.batches import Batches
 from siftlens.pretraining.build import build
 from siftlens.pretraining.choice import split
+from siftlens.pretraining.feed import feed
 from siftlens.pretraining.images import HeldImages, hold
 from siftlens.pretraining.launch import launch
 from siftlens.pretraining.learner import Learner
@@ -42,7 +46,7 @@ from siftlens.pretraining.pretrain import guide_of
 from siftlens.pretraining.randomness import image_keys
 from siftlens.pretraining.views import draw_boxes
 
-PARTS = ("study", "larger", "wide-decoder", "guidance", "partial", "libraries")
+PARTS = ("study", "larger", "wide-decoder", "guidance", "partial", "libraries", "feed")
 PRECISION = "bf16"
 SMALL = replace(BASE, model="vit_small_patch16_224", architecture={}, size=224, source=224, batch_size=8)
 CASES = {
@@ -179,6 +183,24 @@ def pixels(settings: PretrainSettings) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def feeding(rounds: int) -> dict[str, Any]:
+    """Views of 224 px cut from squares of 256 px in memory, per second, with nothing else to do."""
+    settings = replace(SMALL, source=256, batch_size=64, epochs=1, policy=MaskPolicy("random"))
+    noise = torch.randint(0, 256, (1024, 256, 256, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    names = tuple(map(str, range(len(noise))))
+    held = HeldImages(names, names, names, noise.permute(0, 3, 1, 2))
+
+    def epoch(threads: int) -> None:
+        batches = Batches(held, None, PatchGrid(14, 14, 16, 16), settings)
+        deque(feed(batches, 0, rank=0, world=1, accumulate=1, ahead=threads), maxlen=0)
+
+    found = machine.take_turns({str(threads): partial(epoch, threads) for threads in (1, 2)}, rounds)
+    return {
+        "views_per_second": {threads: round(len(noise) / median(times)) for threads, times in found.items()},
+        "ratios": machine.ratios(found, "1"),
+    }
+
+
 def once(material: Material) -> dict[str, float]:
     """Milliseconds per image of what a run does once, and of a view from memory: medians of three."""
     batches = material.batches(settings_of("random"))
@@ -209,6 +231,8 @@ def measure(part: str, data: Path, images: int, rounds: int) -> dict[str, Any]:
         return {"cases": partial_decoding(rounds)}
     if part == "libraries":
         return {"rows": libraries(rounds)}
+    if part == "feed":
+        return feeding(rounds)
     with tempfile.TemporaryDirectory() as work:
         material = Material(data, Path(work), images)
         scale = "small" if part == "study" else part

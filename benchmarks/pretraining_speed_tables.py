@@ -79,6 +79,16 @@ def libraries_table(result: Mapping[str, Any]) -> str:
     return f"{told}\n\n{of_rounds(result['libraries'])}"
 
 
+def feed_told(result: Mapping[str, Any]) -> str:
+    """Views per second by threads, in a sentence."""
+    part = result["feed"]
+    speeds = part["views_per_second"]
+    return (
+        f"One thread cuts {speeds['1']} views of 224 px in a second from squares of 256 px in memory, two cut "
+        f"{speeds['2']}. {of_rounds(part)}"
+    )
+
+
 def of_rounds(part: Mapping[str, Any]) -> str:
     load = part["machine"]["load_before"]
     told = f"Median of {part['rounds']} rounds, the extremes in brackets; load of the machine before it {load:.1f}."
@@ -94,6 +104,7 @@ PARTS = {
     "pretraining-once": once_table,
     "pretraining-partial": partial_table,
     "pretraining-libraries": libraries_table,
+    "pretraining-feed": feed_told,
 }
 
 

@@ -174,6 +174,42 @@ def test_a_call_from_another_thread_is_refused():
         assert torch.equal(layer.values, same.values)
 
 
+def test_maps_leave_the_model_to_other_threads():
+    model, x, elsewhere = model_of(ZOO["timm-vit"]), images(), []
+    with torch.no_grad():
+        alone, plain = siftlens.attention_maps(model, x), model(x)
+
+    def call():
+        with torch.no_grad():
+            elsewhere.append(model(x))
+
+    def meanwhile(*_):
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+
+    model.register_forward_pre_hook(meanwhile)  # before the pass that is mapped
+    model.blocks[0].mlp.register_forward_hook(meanwhile)  # and in the middle of it
+    with torch.no_grad():
+        maps = siftlens.attention_maps(model, x)
+    assert len(elsewhere) > 1 and all(torch.equal(answer, plain) for answer in elsewhere)
+    assert all(torch.equal(maps[layer], attention) for layer, attention in alone.items())
+
+
+def test_maps_of_a_model_whose_call_runs_no_hooks_are_refused():
+    class Direct(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    with pytest.raises(siftlens.CaptureError, match="Direct ran no forward pass; expected a module whose call runs"):
+        siftlens.attention_maps(Direct(model_of(ZOO["timm-vit"])).eval(), images())
+
+
 def test_layers_are_handed_over_and_not_kept():
     model, x, seen = model_of(ZOO["timm-vit"]), images(), []
     with torch.no_grad(), observe(model, CHANNELS, on_layer=lambda layer: seen.append(layer.name)) as reading:

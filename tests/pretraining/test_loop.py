@@ -131,6 +131,16 @@ def test_a_run_that_goes_on_in_another_way_says_so(photos, tmp_path):
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_a_part_that_came_to_no_checkpoint_is_told_no_more(photos, tmp_path, monkeypatch):
+    killed(photos, tmp_path, 4)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="another"):
+        patched.setattr(loop.Learner, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(photos, tmp_path, resume=True, pace=Pace(accumulate=2))
+    run(photos, tmp_path, resume=True)
+    parts = json.loads((tmp_path / "run.json").read_text())["parts"]
+    assert [(part["from_step"], part["accumulate"]) for part in parts] == [(0, 1), (4, 1)]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"parts": [3]}', None])
 def test_a_damaged_run_json_does_not_stop_a_run(photos, tmp_path, content):
     killed(photos, tmp_path, 4)

@@ -311,6 +311,9 @@ def test_a_prompt_does_not_begin_in_a_pass_that_is_read_but_is_read_inside():
     with pytest.raises(CaptureError, match="a prompt cannot begin in a forward pass whose attention is being read"):
         with read, prompt(model, STRONG, maps):
             model(x)
+    alone = plain(model, x)
+    with siftlens.read_attention(model, torch.eye(15)), prompt(model, Policy(bias=(Bias(0.0),)), maps):
+        assert torch.equal(model(x), alone)  # one that does nothing may
     with (
         torch.no_grad(),
         prompt(model, STRONG, maps),
@@ -379,8 +382,11 @@ class Called(torch.nn.Module):
 def test_what_a_backbone_of_transformers_pools_is_no_logits():
     model, x, maps = setting("hf-clip")
     pooled = Wrapped(model, Called(lambda output: output.pooler_output)).eval()
-    with pytest.raises(InputError, match="got the features of a CLIPVisionModel that has none"):
-        prompted(pooled, x, Policy(contrast=Contrast(1.0, 0.5)), maps)
+    as_tuple = Called(lambda x: model(x, return_dict=False)[1]).eval()
+    as_tuple.inner = model
+    for features in (pooled, as_tuple):
+        with pytest.raises(InputError, match="got the features of a CLIPVisionModel that has none"):
+            prompted(features, x, Policy(contrast=Contrast(1.0, 0.5)), maps)
 
 
 class Wrapped(torch.nn.Module):
@@ -407,8 +413,17 @@ def test_features_of_a_wrapped_model_are_no_logits_and_a_head_of_ones_own_makes_
             prompted(Wrapped(model, Called(changed)).eval(), x, policy, maps)
     width = plain(model, x).shape[1]
     prototypes = torch.randn(width, 5, generator=torch.Generator().manual_seed(5))
-    for head in (torch.nn.Linear(width, 5), Called(lambda features: features @ prototypes)):  # the last has no weights
-        assert prompted(Wrapped(model, head).eval(), x, policy, maps).shape == (len(x), 5)
+    # With weights and without, and with as many classes as features.
+    for head in (
+        torch.nn.Linear(width, 5),
+        torch.nn.Linear(width, width),
+        Called(lambda features: features @ prototypes),
+        Called(lambda features: features @ prototypes @ prototypes.T),
+    ):
+        assert prompted(Wrapped(model, head).eval(), x, policy, maps).shape == (
+            len(x),
+            len(head(torch.ones(1, width))[0]),
+        )
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 1e38), (torch.float64, 1e307), (torch.bfloat16, 1e38)])

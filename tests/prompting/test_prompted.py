@@ -26,6 +26,7 @@ from siftlens.prompting import (
     prompt,
     prompted,
 )
+from siftlens.prompting.plan import Plan
 
 GRID = PatchGrid(ROWS, COLS, SIDE, SIDE)
 PICTURES = pictures(240)
@@ -161,6 +162,35 @@ def test_models_that_take_more_than_images(policy):
         assert not torch.equal(true, model(x))
     with pytest.raises(InputError, match="expected images, .* as the first tensor among the arguments, got none"):
         wrapped(scale={"by": 1.0})
+
+
+class Writes(Scaled):
+    def forward(self, pixels, hint):
+        hint += 10
+        return self.model(pixels) + hint.mean()
+
+
+def test_a_model_that_writes_to_what_it_is_given_finds_it_as_it_was_on_every_trial():
+    model = model_of(ZOO["timm-vit"])
+    x, hint = torch.rand(3, 3, 12, 20, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 2)
+    policy = Policy(tokens=TokenChoice(0.5), maps=Mixture(centre=1))
+    with torch.no_grad():
+        written = prompted(Writes(model).eval(), policy, normalize=None)(x, hint)
+        torch.testing.assert_close(written, prompted(model, policy, normalize=None)(x) + 10)
+    assert bool((hint == 10).all())
+
+
+def test_a_call_with_further_tensors_is_planned_once(monkeypatch):
+    """Nothing is kept of such calls, whose tensors may be others next time."""
+    planned = []
+    monkeypatch.setattr("siftlens.prompting.plan.Plan", lambda *given: planned.append(given) or Plan(*given))
+    wrapped = prompted(
+        Scaled(model_of(ZOO["timm-vit"])).eval(), Policy(bias=(Bias(3.0),), maps=Mixture(centre=1)), normalize=None
+    )
+    with torch.no_grad():
+        for calls in (1, 2):
+            wrapped(pixels=torch.rand(3, 3, 12, 20), scale={"by": 1.0}, hint=torch.zeros(3, 2))
+            assert len(planned) == calls
 
 
 @pytest.mark.parametrize("open_reading", [True, False])

@@ -338,7 +338,7 @@ def test_a_loaded_model_brings_its_own_preprocessing(vit, folder, study):
     pd.testing.assert_frame_equal(other.heads, study.heads)
     with pytest.raises(InputError, match="has its input size already; pass size to load_model instead"):
         siftlens.analyze(loaded, folder, size=40)
-    with pytest.raises(ModelError, match=r"VisionTransformer cannot run on 40x40 px: .*; pass the size that it takes"):
+    with pytest.raises(ModelError, match=r"VisionTransformer cannot run on 40x40 px: .*; where it takes another size"):
         siftlens.analyze(vit, folder, normalize="imagenet", size=40)
 
 

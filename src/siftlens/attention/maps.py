@@ -1,5 +1,6 @@
 """Exact attention maps, for the few images that a person wants to look at."""
 
+import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -58,9 +59,10 @@ def attention_maps(
 
     running = ExitStack()
     captures: list[Capture] = []
+    own = threading.get_ident()  # others may run the model meanwhile
 
     def begin(*_: Any) -> None:  # after the hooks of a prompt, whose trials are not to be seen
-        if on_trial():
+        if on_trial() or threading.get_ident() != own:
             return
         if captures:
             raise CaptureError("the model ran a second time in one pass, as under a contrast; such a pass is not read")
@@ -72,8 +74,9 @@ def attention_maps(
             model(x)
     finally:
         hook.remove()
-    for capture in captures:
-        roll.check(capture)
+    if not captures:
+        raise CaptureError(f"{type(model).__name__} ran no forward pass; expected a module whose call runs its hooks")
+    roll.check(captures[0])
     missing = sorted((wanted or set()) - maps.keys())
     if missing:
         raise InputError(f"the model has layers 0 to {roll.layers - 1}, got {', '.join(map(str, missing))}")

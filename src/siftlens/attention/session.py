@@ -113,8 +113,8 @@ def expect_no_pass_read() -> None:
     if any(isinstance(mode, Interceptor) for mode in _get_current_dispatch_mode_stack()):
         raise CaptureError(
             "a prompt cannot begin in a forward pass whose attention is being read; read inside of it: "
-            "with siftlens.prompt(model, policy, maps): with siftlens.read_attention(model, channels): model(images); "
-            "of what siftlens.prompted returned, take .model, .policy and .maps(images)"
+            "with siftlens.prompt(model, policy, maps): with siftlens.read_attention(model, channels): model(images), "
+            "the same model in both; of what siftlens.prompted returned, take .model, .policy and .maps(images)"
         )
 
 

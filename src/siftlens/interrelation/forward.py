@@ -90,7 +90,8 @@ def model_layout(model: LoadedModel) -> TokenLayout:
     except (AssertionError, ValueError) as error:  # by which timm and transformers say so
         height, width = blank.shape[2:]
         raise ModelError(
-            f"{model.name} cannot run on {height}x{width} px: {first_line(error)}; pass the size that it takes as size="
+            f"{model.name} cannot run on {height}x{width} px: {first_line(error)}; "
+            "where it takes another size, pass that as size="
         ) from error
     if layout.grid.patches < 2:
         raise InputError(

@@ -33,7 +33,7 @@ class Prompting:
     """A prompt at work.
 
     Attributes:
-        plan: what was found out about the model; None before its first forward pass.
+        plan: what was found out about the model; None before its first forward pass. Who knows it may set it before.
     """
 
     def __init__(self, model: nn.Module, policy: Policy, maps: Tensor):
@@ -80,7 +80,9 @@ class Prompting:
             raise CaptureError("the model was called from another thread than the one that prompts it")
         if self._aside:
             return None
-        expect_no_pass_read()
+        policy = self._policy
+        if not policy.does_nothing:
+            expect_no_pass_read()
         self._running.close()  # where an interrupt was caught inside a pass before
         if torch._C._are_functorch_transforms_active():
             raise CaptureError(
@@ -93,11 +95,12 @@ class Prompting:
             )
         self._passes += 1
         self._call = (args, kwargs)
-        policy = self._policy
         if policy.does_nothing:
             return None
         images = CallForm(args, kwargs).images
-        plan = self.plan = plan_of(model, args, kwargs)
+        if self.plan is None or self._passes > 1:
+            self.plan = plan_of(model, args, kwargs)
+        plan = self.plan
         assert images is not None
         maps = self._fitting(len(images), plan).to(images.device)
         plan.expect(policy)

@@ -3,10 +3,13 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from siftlens.core import InputError
+
+_PARALLEL = 0.999  # cosine of rows that differ by a factor and by rounding
 
 
 def class_scores(model: nn.Module, output: Any, images: int) -> Float[Tensor, "image class"]:
@@ -35,10 +38,17 @@ def without_class_head(part: nn.Module) -> bool:
     return library == "open_clip" or (library == "transformers" and type(part).__name__.endswith("Model"))
 
 
-def same_size(features: Any, output: Any) -> bool:
-    """Whether a model's output may be what a part of it returned, scaled or normalised, and not classified."""
-    parts = features.values() if isinstance(features, dict) else [features]  # dict: as transformers returns them
-    return isinstance(output, Tensor) and any(isinstance(part, Tensor) and part.shape == output.shape for part in parts)
+def only_scaled(features: Any, output: Any) -> bool:
+    """Whether a model's output is what a part of it returned, each row as it was, scaled or normalised."""
+    if not isinstance(output, Tensor):
+        return False
+    parts = features.values() if isinstance(features, dict) else features if isinstance(features, tuple) else [features]
+    return any(
+        isinstance(part, Tensor)
+        and part.shape == output.shape
+        and bool((F.cosine_similarity(part.double(), output.double(), dim=-1).abs() > _PARALLEL).all())
+        for part in parts
+    )
 
 
 def hint_of(output: Any) -> str:

@@ -72,7 +72,10 @@ class Prompted(nn.Module):
         expect_no_pass_read()
         with _turn:
             expect_unprompted(self.model)
-            return self.under(self.maps(*args, **kwargs), *args, **kwargs)
+            plan = self.planned(*args, **kwargs)  # once: a call with further tensors is tried anew each time
+            with prompt(self.model, self.policy, self._maps(plan, args, kwargs)) as prompting:
+                prompting.plan = plan
+                return self.model(*args, **kwargs)
 
     def under(self, maps: Float[Tensor, "image patch"], *args: Any, **kwargs: Any) -> Any:
         """What the model returns under the policy by these maps, for whoever has them already.
@@ -88,7 +91,6 @@ class Prompted(nn.Module):
         with _turn, prompt(self.model, self.policy, maps):
             return self.model(*args, **kwargs)
 
-    @torch.no_grad()
     def maps(self, *args: Any, **kwargs: Any) -> Float[Tensor, "image patch"]:
         """The maps of the images that the model is to be called on, higher = keep.
 
@@ -99,28 +101,13 @@ class Prompted(nn.Module):
         Raises:
             InputError: as `forward`.
         """
-        x = CallForm(args, kwargs).images
-        if x is None:
-            raise InputError(
-                "expected images, (image, 3, height, width), as the first tensor among the arguments, got none"
-            )
         with _turn:
-            grid, tokens = self.planned(*args, **kwargs).layout.grid, self.tokens(*args, **kwargs)
-        return mixed_maps(self._pixels(x), grid, self.policy.maps, self.audit, tokens).to(x.device)
+            return self._maps(self.planned(*args, **kwargs), args, kwargs)
 
-    @torch.no_grad()
     def tokens(self, *args: Any, **kwargs: Any) -> Float[Tensor, "image patch dim"] | None:
         """Tokens of the audit's layer, where the suppressed cues are made of them; else None. Arguments as `maps`."""
         with _turn:
-            plan, audit = self.planned(*args, **kwargs), self.audit
-            if audit is None:
-                return None
-            audit.expect_grid(plan.layout.grid)
-            if "token" not in kinds_of(audit, cue_rows(audit, self.policy.maps)):
-                return None
-            with plan.access.read(audit.layer) as read:
-                self.model(*args, **kwargs)
-            return read[0]
+            return self._tokens(self.planned(*args, **kwargs), args, kwargs)
 
     def save(self, folder: str | PathLike[str], *, beside: Iterable[str] = ()) -> None:
         """Write the prompt, without the model's weights: prompt.json, and the audit's cues in a folder beside it.
@@ -160,10 +147,40 @@ class Prompted(nn.Module):
         return self._grid
 
     def planned(self, *args: Any, **kwargs: Any) -> Plan:
-        """What is known of the model, called so."""
+        """What is known of the model, called so.
+
+        Raises:
+            InputError: there are no images among the arguments.
+            CaptureError: the model cannot be prompted.
+        """
+        if CallForm(args, kwargs).images is None:
+            raise InputError(
+                "expected images, (image, 3, height, width), as the first tensor among the arguments, got none"
+            )
         plan = plan_of(self.model, args, kwargs)
         self._grid = plan.layout.grid
         return plan
+
+    @torch.no_grad()
+    def _maps(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Float[Tensor, "image patch"]:
+        x = CallForm(args, kwargs).images
+        assert x is not None
+        tokens = self._tokens(plan, args, kwargs)
+        return mixed_maps(self._pixels(x), plan.layout.grid, self.policy.maps, self.audit, tokens).to(x.device)
+
+    @torch.no_grad()
+    def _tokens(
+        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Float[Tensor, "image patch dim"] | None:
+        audit = self.audit
+        if audit is None:
+            return None
+        audit.expect_grid(plan.layout.grid)
+        if "token" not in kinds_of(audit, cue_rows(audit, self.policy.maps)):
+            return None
+        with plan.access.read(audit.layer) as read:
+            self.model(*args, **kwargs)
+        return read[0]
 
     def _pixels(self, x: Tensor) -> list[UInt8[np.ndarray, "height width 3"]]:
         """The images before normalisation."""

@@ -16,7 +16,7 @@ from siftlens.attention.memory import remembered
 from siftlens.attention.trial import CallForm, Trial, trying
 from siftlens.auditing.tokens import TokenAccess
 from siftlens.core import CaptureError, InputError, TokenLayout
-from siftlens.prompting.contrast import class_scores, hint_of, same_size, without_class_head
+from siftlens.prompting.contrast import class_scores, hint_of, only_scaled, without_class_head
 from siftlens.prompting.policy import Policy
 from siftlens.prompting.steering import AddedBias, Site, Steering
 
@@ -100,15 +100,7 @@ class Plan:
         finally:
             for hook in hooks:
                 hook.remove()
-        parameters = set(self._model.parameters())
-        bare = next(
-            (
-                type(part).__name__
-                for part, own in returned
-                if own is output or (same_size(own, output) and parameters <= set(part.parameters()))
-            ),
-            None,
-        )
+        bare = next((type(part).__name__ for part, own in returned if own is output or only_scaled(own, output)), None)
         # Detached, it has no attributes of the model's making, which may hold the model alive.
         return output.detach() if isinstance(output, Tensor) else output, bare
 
