@@ -97,7 +97,7 @@ images     13, and 1 set aside \(reasons in out/quarantine\.csv\)
 keypoints  in \d+% of the patches, on average over images
 
 None of 6 heads pulls toward or away from keypoints by 0\.1 SD or more \(q < 0\.05\)\.
-The largest effect: layer [01], head [012]: [+-]\d\.\d\d\d SD \[[+-]\d\.\d\d\d, [+-]\d\.\d\d\d\]
+The largest effect: layer [01], head [012]: [+-]\d\.\d\d\d SD \[[+-]\d\.\d\d\d, [+-]\d\.\d\d\d\]; q = [\d.]+
 Significant, but too small to matter: \d heads?\.
 
 Only 13 images stand behind the null: read this as a preview\.

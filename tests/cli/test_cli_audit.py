@@ -48,7 +48,7 @@ def test_an_audit_with_masks_names_the_shortcut(place):
     assert lines[1] == "images     240 in 2 classes, and 1 set aside"
     assert re.fullmatch(r"cues       \d+ tested, \d+\.\d+ forward passes per image", lines[2])
     assert lines[4] == "Confirmed spurious (outside the object, or gone elsewhere, and errors go with it):"
-    assert re.match(r"  indigo 1 \(\w+\): \d+% of the class's median margin \(adjusted p < 0\.001, n = \d+\)", lines[5])
+    assert re.match(r"  indigo 1 \(\w+\): \d+% of the answer's usual lead \(adjusted p < 0\.001, n = \d+\)", lines[5])
     files = {f"{name}.parquet" for name in ("cues", "images", "properties", "shown", "pictures")}
     files |= {"index.html", "audit.json", "codebooks.safetensors"}
     assert {path.name for path in (place / "out").iterdir()} == files
@@ -63,7 +63,7 @@ def test_an_audit_with_masks_names_the_shortcut(place):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--images", "images/green"], "120 of 120 images have no label: they lie in no folder"),
+        (["--images", "images/green"], "120 of 120 images have no label: they lie in no folder, the first is "),
         (["--images", "images", "--masks", "nowhere"], "masks must be a folder, there is none at nowhere"),
         (["--images", "images", "--masks", "images/green"], "expected a mask for (green|indigo)/.*, found none"),
         (["--images", "images", "--workers", "2"], "an audit on this machine runs in one process; .* --engine ray"),

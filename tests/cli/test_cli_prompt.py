@@ -91,6 +91,13 @@ def test_a_policy_from_a_file_that_does_nothing(place, tmp_path):
     assert told.splitlines()[1:3] == ["images     30", "changed    0 answers (0.0%)"]
     assert told.splitlines()[4].endswith("after, of the classes")
     assert "Nothing is done: this is the model as it is." in (tmp_path / "out" / "index.html").read_text()
+    record = tmp_path / "out" / "prompt.json"  # of the prompt itself, which is a policy among other things
+    again = ("--images", place / "images", "--policy", record, "--out", tmp_path / "again", "--limit", "30")
+    assert run(place, *again)[0] == 0
+    assert (
+        json.loads((tmp_path / "again" / "prompt.json").read_text())["policy"]
+        == json.loads(record.read_text())["policy"]
+    )
 
 
 def test_images_are_looked_for_before_a_model(place, tmp_path):

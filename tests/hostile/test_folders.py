@@ -87,7 +87,9 @@ def kept(tmp_path_factory):
 def test_a_damaged_study_is_refused_by_the_name_of_its_file(place, siftlens_cli, kept, name, damage):
     shutil.copytree(kept / "study", place / "study")
     damage(place / "study" / name)
-    told = siftlens_cli("export", "study", out="exported").failed(r"(copy|run) (it|the)|has no run.json: no study")
+    told = siftlens_cli("export", "study", out="exported").failed(
+        r"(copy|run) (it|the)|has no run.json: it holds no study"
+    )
     assert name in told
     assert "<script>" not in told
     assert not (place / "exported").exists()

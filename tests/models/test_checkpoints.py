@@ -154,6 +154,17 @@ def test_fill_names_everything_that_does_not_fit():
         fill(layer(), state)
 
 
+def test_weights_that_differ_in_their_positions_alone_are_of_another_size():
+    module = nn.ParameterDict({"pos_embed": torch.zeros(1, 101, 64), "weight": torch.zeros(3)})
+    state = {"pos_embed": torch.zeros(1, 17, 64), "weight": torch.zeros(3)}
+    with pytest.raises(
+        ModelError, match=r"pos_embed is 1x17x64, not 1x101x64\); name the image size .* \(--size, size"
+    ):
+        fill(module, state)
+    with pytest.raises(ModelError, match="choose the architecture"):
+        fill(module, state | {"weight": torch.zeros(4)})
+
+
 def test_fill_fills():
     module = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5))
     fill(module, layer().state_dict())

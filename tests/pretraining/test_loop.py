@@ -48,7 +48,7 @@ def test_a_run_leaves_an_encoder_logs_and_pictures(whole):
     with Image.open(out / "reconstructions.png") as picture:
         assert picture.size == (3 * (SIZE + 4) + 4, 8 * (SIZE + 4) + 4)
     assert (result.images, result.aside) == (20, ())
-    assert not list(out.glob(".*"))
+    assert [path.name for path in out.glob(".*")] == [".siftlens"]
 
 
 @pytest.mark.parametrize(("fewest", "share", "count"), [(7, 0.0, 7), (7, 1.0, 10), (7, 5.0, 15), (40, 1.0, 15)])
@@ -416,6 +416,13 @@ def test_nothing_is_written_among_the_images(photos, tmp_path):
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a", "b"]
 
 
+def test_files_of_another_origin_are_left_alone(photos, tmp_path):
+    (tmp_path / "log.csv").write_text("mine")
+    with pytest.raises(InputError, match="holds log.csv already; choose another folder, or remove that file first"):
+        run(photos, tmp_path)
+    assert (tmp_path / "log.csv").read_text() == "mine"
+
+
 def test_a_damaged_log_does_not_stop_a_run(photos, whole, tmp_path):
     run(photos, tmp_path)
     log = tmp_path / "log.csv"
@@ -524,6 +531,7 @@ def test_the_encoder_is_named_as_elsewhere(name):
             ModelError,
             "views of 36 px are no whole number of patches of 8x8 px; the nearest size is 32 px",
         ),
+        ({"size": 30}, ModelError, "no whole number of patches of 8x8 px; the nearest size is 32 px"),
         (
             {"first_size": 12},
             ModelError,

@@ -90,6 +90,14 @@ def test_with_masks_it_may_be():
     assert "--masks masks" in told
 
 
+def test_more_than_the_whole_lead_can_be_lost_of_a_small_one():
+    audit = made_up()
+    audit.cues["dependence"] = 10.47
+    told = words(render_audit(audit))
+    assert "costs more than its whole usual lead, which is small (2.50 in log-odds)." in told
+    assert "1047 % of its usual lead" not in told
+
+
 def test_an_audit_without_cues_says_so():
     told = words(render_audit(made_up(verdicts=())))
     assert "No set of patches was found that both goes with a class and is used for it." in told

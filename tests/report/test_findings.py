@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,22 @@ def test_the_counts_of_heads_are_those_of_the_table(make_result):
     assert finding.sentence.startswith(f"Of 15 heads, {toward} pull toward keypoint-rich patches and {away} away")
     assert 0 < toward < 15
     assert 0 < away < 15
+
+
+def test_where_nothing_was_tested_nothing_else_is_told(make_result):
+    result = make_result()
+    heads, layers = (table.assign(p=np.nan, q=np.nan, significant=False) for table in (result.heads, result.layers))
+    assert list(told(replace(result, heads=heads, layers=layers))) == ["Too few images"]
+
+
+def test_figures_that_stand_for_more_say_so(make_result):
+    result = make_result()
+    notes = set()
+    for title, key in (("Layers", "semantic_pull"), ("Class token", "cls_pull")):
+        finding, rows = told(result)[title], result.layers[result.layers["statistic"] == key]
+        assert (finding.note == "The largest of them.") == (len(finding.evidence) < (rows["q"] < 0.05).sum())
+        notes.add(finding.note)
+    assert len(notes) == 2  # both were seen
 
 
 def test_every_estimate_is_a_row_of_the_table(make_result):

@@ -49,7 +49,14 @@ def test_items_are_enumerated():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(0.0984, "+0.098 SD"), (-0.1032, "−0.103 SD"), (0.094, "+0.09 SD"), (0.11, "+0.11 SD")]
+    ("value", "told"),
+    [
+        (0.0984, "+0.098 SD"),
+        (-0.1032, "−0.103 SD"),
+        (-0.099669, "−0.0997 SD"),
+        (0.094, "+0.09 SD"),
+        (0.11, "+0.11 SD"),
+    ],
 )
 def test_what_lies_beside_the_smallest_relevant_effect_is_told_from_it(value, told):
     assert Estimate("a head", value, value - 0.05, value + 0.05, "SD", 40).figure == told

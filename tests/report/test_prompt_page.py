@@ -29,7 +29,7 @@ class Elements(HTMLParser):
 
 def test_marks_of_changed_answers():
     page = prompt_page(effect())
-    assert page.lead == ("3 answers of 5 changed (60\u00a0%).", "2 wrong answers became right, 1 right ones wrong.")
+    assert page.lead == ("3 answers of 5 changed (60\u00a0%).", "2 wrong answers became right, 1 right one wrong.")
     assert page.facts == (
         ("5", "images"),
         ("3", "answers changed"),

@@ -4,10 +4,12 @@ import errno
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 import siftlens
 from oracles.studies import made_up
 from siftlens.core import InputError, StudyError
+from siftlens.data import open_images
 from siftlens.study import Study
 
 
@@ -23,12 +25,40 @@ def studies(tmp_path):
 def test_a_comparison_is_written_and_told(studies, tmp_path):
     found = siftlens.compare(studies, out=tmp_path / "out")
     assert [study.name for study in found.studies] == ["early", "late"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["comparison.parquet", "index.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".siftlens",
+        "comparison.parquet",
+        "index.html",
+    ]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "comparison.parquet"), found.table)
     assert "<em>early</em>" in (tmp_path / "out" / "index.html").read_text("utf-8")
     again = siftlens.compare(studies[::-1], out=tmp_path / "out")
     assert again.reference.name == "late"
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_files_of_another_origin_are_left_alone(studies, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "index.html").write_text("mine")
+    study = siftlens.load_study(studies[0])
+    for write in (lambda: siftlens.compare(studies, out=out), lambda: study.save(out)):
+        with pytest.raises(InputError, match="holds index.html already; choose another folder, or remove that file"):
+            write()
+    assert [path.read_text() for path in out.iterdir()] == ["mine"]
+
+
+def test_what_siftlens_wrote_is_left_out_of_the_images(studies, tmp_path):
+    mine = tmp_path / "figures" / "mine.png"
+    for place in (tmp_path / "a.png", mine):
+        place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(place)
+    siftlens.compare(studies, out=tmp_path / "compared")
+    siftlens.load_study(studies[0]).export(tmp_path / "exported")
+    assert (tmp_path / "exported" / "figures" / "levels.png").exists()
+    assert [ref.identity for ref in open_images(tmp_path)] == ["a.png", "figures/mine.png"]
+    siftlens.load_study(studies[0]).export(tmp_path)  # into a folder in use, which stays the user's
+    assert "figures/mine.png" in [ref.identity for ref in open_images(tmp_path)]
 
 
 def test_studies_in_memory_are_the_ones_on_disk(studies):
@@ -85,4 +115,4 @@ def test_a_full_disk_leaves_the_earlier_page(studies, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot write .*index.html: the disk is full; free some space"):
         siftlens.compare(studies[::-1], out=out)
     assert (out / "index.html").read_bytes() == before
-    assert len(list(out.iterdir())) == 2
+    assert len(list(out.iterdir())) == 3

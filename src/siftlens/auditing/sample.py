@@ -126,11 +126,11 @@ def labels_of(source: ImageSource, labels: Labels) -> list[str]:
             raise InputError(f"expected a label for each of {len(source)} images, got {sum(map(bool, named))}")
         return named
     named = [ref.group for ref in source]
-    missing = sum(not name for name in named)
+    missing = [ref.identity for ref in source if not ref.group]
     if missing:
         raise InputError(
-            f"{missing} of {len(named)} images have no label: they lie in no folder; put every image into a folder "
-            "named after its class, or pass labels"
+            f"{len(missing)} of {len(named)} images have no label: they lie in no folder, the first is {missing[0]}; "
+            "put every image into a folder named after its class (in Python, or pass labels=)"
         )
     return named
 

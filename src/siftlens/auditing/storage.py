@@ -32,6 +32,7 @@ from siftlens.interrelation.files import write_table
 
 _CODEBOOKS = "codebooks.safetensors"
 _TABLES = ("cues", "images", "properties", "shown", "pictures")
+FILES = (_CODEBOOKS, *(f"{name}.parquet" for name in _TABLES))
 
 
 def is_finished(folder: Path) -> bool:

@@ -40,7 +40,7 @@ def audited(audit: Audit, out: Path) -> str:
         if not rows.empty:
             lines.append(f"{rung.capitalize()} ({meaning}):")
             lines += [
-                f"  {row['cue']}: {row['dependence']:.0%} of the class's median margin "
+                f"  {row['cue']}: {_share(row['dependence'])} of the answer's usual lead "
                 f"(adjusted {_plain(p_value(row['p']))}, n = {row['n']})"
                 for row in rows.to_dict("records")
             ]
@@ -50,10 +50,16 @@ def audited(audit: Audit, out: Path) -> str:
     if not properties.empty:
         lines.append("Properties of whole images that the answer hangs on:")
         lines += [
-            f"  {row.label}: {row.direction} {row.property}, {row.change:.0%} of the median margin"
-            for row in properties.itertuples()
+            f"  {row['label']}: {row['direction']} {row['property']}, "
+            f"{_share(row['change'])} of the answer's usual lead"
+            for row in properties.to_dict("records")
         ]
     return "\n".join(lines)
+
+
+def _share(value: float) -> str:
+    """More can be lost than there is of a lead that is small to begin with."""
+    return f"{value:.0%}" if value <= 1 else "more than all"
 
 
 def _plain(text: str) -> str:

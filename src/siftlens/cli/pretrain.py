@@ -200,4 +200,4 @@ def pretrain(
         if finished.knn is not None:
             typer.echo(f"k-NN       {finished.knn:.1%}, each image by the others")
         weights = quote(str(done.encoder))
-        typer.echo(f"look       siftlens analyze --model timm/{model} --weights {weights} --size {size} ...")
+        typer.echo(f"look       siftlens analyze --model timm/{settings.model} --weights {weights} --size {size} ...")

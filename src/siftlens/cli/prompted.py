@@ -1,5 +1,7 @@
 """Reading a policy from the command line, and what a person wants to know of it when it was tried."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from siftlens.core import InputError
@@ -8,7 +10,7 @@ from siftlens.prompting.effect import PromptEffect
 
 
 def read_policy(given: str) -> Policy:
-    """A policy from JSON text, or from a file of it.
+    """A policy from JSON text, from a file of it, or from the prompt.json of an earlier prompt.
 
     Raises:
         InputError: neither.
@@ -21,6 +23,9 @@ def read_policy(given: str) -> Policy:
         raise InputError(f"--policy must be a JSON object or a file of one, there is no file {given!r}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"--policy must be a JSON object or a file of one, got {given[:100]!r} ({error})") from error
+    with suppress(ValueError):  # which from_json tells
+        if isinstance(whole := json.loads(text), dict) and "policy" in whole:  # the record of a prompt
+            text = json.dumps(whole["policy"])
     return Policy.from_json(text)
 
 
@@ -32,7 +37,7 @@ def prompted(effect: PromptEffect, out: Path) -> str:
     lines = [
         f"report     {out / 'index.html'}",
         f"images     {len(table)}{aside}",
-        f"changed    {len(changed)} answers ({len(changed) / len(table):.1%})",
+        f"changed    {len(changed)} answer{'' if len(changed) == 1 else 's'} ({len(changed) / len(table):.1%})",
     ]
     if effect.accuracy is not None:
         before, after = effect.accuracy

@@ -47,11 +47,12 @@ def _effects(heads: pd.DataFrame) -> list[str]:
     if relevant.empty:
         lines = [
             f"None of {len(pull)} heads pulls toward or away from keypoints by 0.1 SD or more (q < 0.05).",
-            f"The largest effect: {_effect(pull.iloc[0], digits=3)}",
+            f"The largest effect: {_effect(pull.iloc[0], digits=3)}; q = {pull.iloc[0]['q']:.2g}",
         ]
     else:
+        verb = "pulls" if len(relevant) == 1 else "pull"
         lines = [
-            f"{len(relevant)} of {len(pull)} heads pull toward (+) or away from (-) keypoints by 0.1 SD or more,",
+            f"{len(relevant)} of {len(pull)} heads {verb} toward (+) or away from (-) keypoints by 0.1 SD or more,",
             "beyond other images' keypoints (q < 0.05). The largest, with 95 % intervals:",
             *(f"  {_effect(row)}" for _, row in relevant.head(_SHOWN).iterrows()),
         ]

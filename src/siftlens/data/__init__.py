@@ -10,7 +10,18 @@ from siftlens.data.planted_cues import CUES
 from siftlens.data.planted_drawn import DrawnMaterial
 from siftlens.data.planted_folders import FolderMaterial
 from siftlens.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, input_size
-from siftlens.data.records import AUDIT, PROGRESS, PROMPT, RUN, STATE, expect_free, is_result, read_record, write_record
+from siftlens.data.records import (
+    AUDIT,
+    PROGRESS,
+    PROMPT,
+    RUN,
+    STATE,
+    expect_free,
+    is_result,
+    make_own,
+    read_record,
+    write_record,
+)
 from siftlens.data.shards import Stored, opened
 from siftlens.data.sources import ImageRef, ImageSource, chosen
 from siftlens.data.under_way import (
@@ -63,6 +74,7 @@ __all__ = [
     "held",
     "input_size",
     "is_result",
+    "make_own",
     "open_images",
     "opened",
     "read_record",

@@ -8,7 +8,7 @@ from typing import Any
 
 from siftlens.core import InputError, one_line
 from siftlens.data.parquet import is_parquet, rows_in
-from siftlens.data.records import is_result
+from siftlens.data.records import is_own
 from siftlens.data.remote import Remote, find, is_address, relative
 from siftlens.data.shards import images_in, is_shard
 from siftlens.data.sources import ImageRef, ImageSource, MemorySource, spread
@@ -106,7 +106,7 @@ def _below(folder: Path) -> list[Path]:
     seen: set[tuple[int, int]] = set()
     for name, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         status = Path(name).stat()
-        if (status.st_dev, status.st_ino) in seen or (Path(name) != folder and is_result(Path(name))):
+        if (status.st_dev, status.st_ino) in seen or (Path(name) != folder and is_own(Path(name))):
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))

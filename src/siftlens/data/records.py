@@ -17,15 +17,17 @@ FORMAT = 1
 RUN, AUDIT, PROMPT = "run.json", "audit.json", "prompt.json"
 PROGRESS, STATE = ".progress", "state.json"  # a folder inside that of the results, and its record
 _CHECKSUMS = "checksums"
+_MARK = ".siftlens"  # in a folder of files that siftlens wrote, where no record tells so
 _KINDS = {RUN: "study", AUDIT: "audit", PROMPT: "prompt"}
 
 
-def expect_free(folder: Path, *, but: str | None = None) -> None:
-    """Refuse a folder whose finished result, of whatever kind, would be overwritten.
+def expect_free(folder: Path, *, but: str | None = None, files: Iterable[str] = ()) -> None:
+    """Refuse a folder whose finished result, of whatever kind, or whose files of another origin would be overwritten.
 
     Args:
         folder: to write to.
         but: the record that may be there: of a result to go on with.
+        files: names of those that will be written.
 
     Raises:
         InputError: it holds one.
@@ -34,6 +36,9 @@ def expect_free(folder: Path, *, but: str | None = None) -> None:
         there = [kind for record, kind in _KINDS.items() if record != but and (folder / record).exists()]
     if there:
         raise InputError(f"{folder} holds a finished {there[0]}; choose another folder, or remove that one first")
+    taken = [] if is_own(folder) else [name for name in files if (folder / name).exists()]
+    if taken:
+        raise InputError(f"{folder} holds {taken[0]} already; choose another folder, or remove that file first")
 
 
 def is_result(folder: Path) -> bool:
@@ -42,6 +47,23 @@ def is_result(folder: Path) -> bool:
     with suppress(OSError):
         return any(f'"{_CHECKSUMS}"'.encode() in place.read_bytes() for place in places if place.is_file())
     return False
+
+
+def is_own(folder: Path) -> bool:
+    """Whether siftlens wrote the folder: a result, or figures, a comparison, a pre-training."""
+    return is_result(folder) or (folder / _MARK).is_file()
+
+
+def make_own(folder: Path) -> None:
+    """Make a folder for files of siftlens' own, whose pictures are no images of the user's; one in use stays unmarked.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not any(folder.iterdir()):
+            (folder / _MARK).write_text("siftlens wrote this folder; its pictures are left out of --images.\n")
 
 
 def write_record(path: Path, values: Mapping[str, Any], files: Iterable[str]) -> None:

@@ -140,9 +140,10 @@ def expect_same(
     ]
     if any(faults):
         found = "; ".join(fault for fault in faults if fault)
-        raise ModelError(
-            f"the weights do not fit the model: {found}; choose the architecture that they were trained in"
-        )
+        advice = "choose the architecture that they were trained in"
+        if not missing and not unexpected and all("pos" in name for name, _, _ in mismatched):  # position embeddings
+            advice = "name the image size that they were trained at (--size, size=)"
+        raise ModelError(f"the weights do not fit the model: {found}; {advice}")
 
 
 def _few(what: str, names: list[str]) -> str:

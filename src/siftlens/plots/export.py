@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from siftlens.data import atomic_path
+from siftlens.data import atomic_path, make_own
 from siftlens.interrelation.results import Result
 from siftlens.plots.plots import Plots
 from siftlens.plots.style import rendered
@@ -34,6 +34,8 @@ def export(result: Result, folder: Path) -> tuple[Path, ...]:
         InputError: the folder cannot be written.
     """
     written = []
+    for place in ("figures", "tables"):
+        make_own(folder / place)
     for name, figure in _figures(Plots(result)):
         for suffix in _FORMATS:
             written.append(folder / "figures" / f"{name}.{suffix}")

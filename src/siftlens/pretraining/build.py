@@ -38,9 +38,10 @@ def build(settings: PretrainSettings) -> tuple[MaskedAutoencoder, Normalization]
         model = MaskedAutoencoder(encoder, settings.decoder, norm_pix=settings.norm_pix)
     grid = model.layout.grid
     if (grid.height, grid.width) != (size, size):
+        nearest = max(1, round(size / grid.patch_height)) * grid.patch_height
         raise ModelError(
             f"views of {size} px are no whole number of patches of {grid.patch_height}x{grid.patch_width} px; "
-            f"the nearest size is {grid.height} px"
+            f"the nearest size is {nearest} px"
         )
     if settings.first_size is not None:
         _expect_patches(settings.first_size, grid)

@@ -78,5 +78,5 @@ def finetune_protocol(epochs: int, seed: int) -> str:
     return (
         f"all weights trained: AdamW, rate {_RATE} at batch {_BATCH}, weight decay {_DECAY}, cosine "
         f"after a warm-up of {_WARM_UP:.0%}, crops of at least {_CROP:.0%} and flips, label smoothing "
-        f"{_SMOOTHING}, {epochs} epochs, the last one reported, seed {seed}"
+        f"{_SMOOTHING}, {epochs} epoch{'' if epochs == 1 else 's'}, the last one reported, seed {seed}"
     )

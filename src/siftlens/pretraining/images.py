@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from siftlens.core import InputError
-from siftlens.data import Preprocessing, disk_errors, open_images, reserve
+from siftlens.data import Preprocessing, disk_errors, make_own, open_images, reserve
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, decode_images
 from siftlens.pretraining.detection import expect_some
@@ -78,8 +78,8 @@ def hold(
     if not in_file and np.prod(shape) <= _SHARE * memory:
         array = np.empty(shape, np.uint8)
     else:
+        make_own(spill.parent)
         with disk_errors(spill):
-            spill.parent.mkdir(parents=True, exist_ok=True)
             array = np.lib.format.open_memmap(spill, "w+", np.uint8, shape)
             reserve(spill, spill.stat().st_size)  # a mapped page for which there is no room kills the process
     identities: list[str] = []

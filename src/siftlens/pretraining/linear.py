@@ -52,5 +52,6 @@ def linear_protocol(epochs: int, seed: int) -> str:
     """How it was done, in one sentence."""
     return (
         "a linear layer on frozen, standardised features, without augmentation: SGD, momentum 0.9, rate "
-        f"{_RATE} at batch {_BATCH}, cosine, {epochs} epochs, the last one reported, seed {seed}"
+        f"{_RATE} at batch {_BATCH}, cosine, {epochs} epoch{'' if epochs == 1 else 's'}, the last one reported, "
+        f"seed {seed}"
     )

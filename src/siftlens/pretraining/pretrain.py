@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from siftlens.core import InputError
-from siftlens.data import discard_unfinished, expect_writable, is_result
+from siftlens.data import RUN, discard_unfinished, expect_free, expect_writable, is_result, make_own
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, Shrinking
 from siftlens.pretraining.batches import Batches, Guide
@@ -28,6 +28,7 @@ from siftlens.pretraining.trouble import step_errors
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_FILES = (ENCODER, "log.csv", "knn.csv", "reconstructions.png", "run.json")
 _PIXELS = "images.npy"  # of squares that several processes share, or that memory cannot hold
 
 
@@ -91,6 +92,8 @@ def pretrain(
         raise InputError(f"{out} holds a study, an audit or a prompt; choose another folder, or remove that one first")
     if (out / STATE).exists() and not resume:
         raise InputError(f"{out} holds a run already; go on with it (--resume), or choose another folder")
+    if not (out / STATE).exists():
+        expect_free(out, but=RUN, files=_FILES)
     store = None
     if settings.needs_keypoints:
         if keypoints is None:
@@ -133,6 +136,7 @@ def pretrain(
             "compile": pace.compile,
             "torch": torch.__version__,
         }
+        make_own(out)
         note_part(out, about, run.first, how)
     finished = run.train()
     if fabric.is_global_zero:

@@ -11,7 +11,7 @@ from siftlens.auditing.tables import HARMFUL, RELIED_ON
 from siftlens.report.audit_cards import Effect, dependence
 from siftlens.report.audit_tiles import rows_of
 from siftlens.report.audit_words import colours, percent, place
-from siftlens.report.numbers import counted
+from siftlens.report.numbers import counted, number
 
 NAMED = 3  # cues with figures beside a sentence
 _SETS = {"sift": "patches around keypoints that look alike", "token": "patches that the model makes alike"}
@@ -75,15 +75,19 @@ def by_class(audit: AuditResult) -> tuple[ClassFinding, ...]:
         where = place(np.reshape(np.asarray(first.map, np.float64), (grid.rows, grid.cols)))
         look = f"{_set(first)}, {where}"
         hangs = f"on {look}" if len(mine) == 1 else f"on {len(mine)} sets of patches, first of all on {look}"
-        told = [
-            f"The answer “{label}” hangs {hangs}. Taking these away or swapping them costs {percent(first.dependence)} "
-            "of its usual lead."
-        ]
+        told = [f"The answer “{label}” hangs {hangs}. Taking these away or swapping them costs {_cost(first)}."]
         if first.verdict in HARMFUL:
             told.append(_harm(first))
         evidence = tuple(dependence(row, cue, cue.cue) for row, cue in mine[:NAMED])
         found.append(ClassFinding(str(label), tuple(told), evidence))
     return tuple(found)
+
+
+def _cost(cue: Any) -> str:
+    """Of a lead that is small to begin with, more can be lost than there is: the ratio then says little."""
+    if cue.dependence <= 1:
+        return f"{percent(cue.dependence)} of its usual lead"
+    return f"more than its whole usual lead, which is small ({number(cue.median_margin)} in log-odds)"
 
 
 def _harm(cue: Any) -> str:

@@ -52,8 +52,10 @@ class Estimate:
 
     @property
     def _places(self) -> int:
-        beside = abs(abs(self.value) - RELEVANT) < _BESIDE
-        return 3 if beside else decimals(self.value, self.low, self.high)
+        size = abs(self.value)
+        if abs(size - RELEVANT) >= _BESIDE:
+            return decimals(self.value, self.low, self.high)
+        return next((places for places in range(3, 7) if round(size, places) != RELEVANT), 3)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ NAMED = 2  # heads or layers shown on each side
 FURTHEST = "The head whose interval reaches furthest: how large an effect may hide."
 CLEAR = ("relevant", "small")
 DIRECTIONS = ((1, "toward"), (-1, "away from"))
+LARGEST = "The largest of them."
 MORE_THAN_NULL = "more than other images' keypoint maps explain"
 
 
@@ -30,7 +31,10 @@ def findings(panels: Mapping[str, Panel], layers: Sequence[int], heads: Sequence
     """
     readers = {key: PanelReader(panel, layers, heads) for key, panel in panels.items() if panel.statistic.tested}
     told: list[Finding] = []
-    if pull := readers.get("semantic_pull"):
+    if (pull := readers.get("semantic_pull")) and pull.total and not np.isfinite(pull.panel.q).any():
+        sentence = f"No head can be told from chance: that takes {LEAST_IMAGES} images or more."
+        return (Finding("Too few images", sentence, ()),)
+    if pull:
         told += [*_overview(pull), *_layers(pull), *_turn(pull)]
     if partial := readers.get("partial_pull"):
         told += _beyond_rivals(partial)
@@ -46,9 +50,6 @@ def findings(panels: Mapping[str, Panel], layers: Sequence[int], heads: Sequence
 def _overview(pull: PanelReader) -> list[Finding]:
     if not pull.total:
         return []
-    if not np.isfinite(pull.panel.q).any():
-        sentence = f"No head can be told from chance: that takes {LEAST_IMAGES} images or more."
-        return [Finding("Too few images", sentence, ())]
     if not pull.cells(*CLEAR):
         sentence = (
             f"None of the {pull.total} heads pulls toward or away from keypoint-rich patches {MORE_THAN_NULL} "
@@ -62,8 +63,9 @@ def _overview(pull: PanelReader) -> list[Finding]:
             f"{MORE_THAN_NULL} (q < {SIGNIFICANT})."
         )
         return [Finding("Heads", sentence, (pull.head(pull.cells(*CLEAR)[0]),), "The largest clear effect.")]
+    verb = "pulls" if len(toward) == 1 else "pull"
     sentence = (
-        f"Of {pull.total} heads, {len(toward) or 'none'} pull toward keypoint-rich patches and {len(away) or 'none'} "
+        f"Of {pull.total} heads, {len(toward) or 'none'} {verb} toward keypoint-rich patches and {len(away) or 'none'} "
         f"away from them by at least {RELEVANT} SD {MORE_THAN_NULL} (q < {SIGNIFICANT})."
     )
     strongest = ((toward, "toward"), (away, "away"))
@@ -77,7 +79,12 @@ def _layers(pull: PanelReader) -> list[Finding]:
         return []
     rows = [row for sign, _ in DIRECTIONS for row in pull.rows(*CLEAR, sign=sign)[:NAMED]]
     sentence = f"Averaged over heads, the pull is {enumeration(parts)}."
-    return [Finding("Layers", sentence, tuple(map(pull.layer, rows)))]
+    return [Finding("Layers", sentence, tuple(map(pull.layer, rows)), _chosen(rows, pull.rows(*CLEAR)))]
+
+
+def _chosen(shown: Sequence[int], clear: Sequence[int]) -> str:
+    """What is said of figures that stand for more than themselves."""
+    return LARGEST if 0 < len(shown) < len(clear) else ""
 
 
 def _directions(reader: PanelReader) -> list[str]:
@@ -117,7 +124,7 @@ def _beyond_rivals(partial: PanelReader) -> list[Finding]:
         if parts
         else "Beyond what gradient energy and closeness to the centre explain, no layer's mean pull is clear."
     )
-    return [Finding("Beyond rivals", sentence, tuple(map(partial.layer, rows)))]
+    return [Finding("Beyond rivals", sentence, tuple(map(partial.layer, rows)), _chosen(rows, partial.rows(*CLEAR)))]
 
 
 def _second_null(pull: PanelReader) -> list[Finding]:
@@ -145,11 +152,12 @@ def _second_null(pull: PanelReader) -> list[Finding]:
 def _too_small(pull: PanelReader) -> list[Finding]:
     if not (small := pull.cells("small")):
         return []
+    verb = "differs" if len(small) == 1 else "differ"
     sentence = (
-        f"{len(small)} of {pull.total} heads differ from the null by less than {RELEVANT} SD: significant, "
+        f"{len(small)} of {pull.total} heads {verb} from the null by less than {RELEVANT} SD: significant, "
         "but too small to matter."
     )
-    return [Finding("Too small to matter", sentence, (pull.head(small[0]),), "The largest of them.")]
+    return [Finding("Too small to matter", sentence, (pull.head(small[0]),), LARGEST)]
 
 
 def _unclear(pull: PanelReader) -> list[Finding]:
@@ -175,7 +183,8 @@ def _alike(alike: PanelReader) -> list[Finding]:
         else f"In none of {alike.total} heads do patches attend to patches of like or of unlike concentration {beyond}."
     )
     ends = (more[:1] + less[:1]) or alike.cells("small", "unclear")[:1]
-    return [Finding("Like to like", sentence, tuple(map(alike.head, ends)), "The largest effect of each kind.")]
+    note = "The largest effect of each kind." if len(ends) == 2 else "The largest effect."
+    return [Finding("Like to like", sentence, tuple(map(alike.head, ends)), note)]
 
 
 def _class_token(cls: PanelReader) -> list[Finding]:
@@ -188,7 +197,7 @@ def _class_token(cls: PanelReader) -> list[Finding]:
         if parts
         else "Averaged over heads, the class token's own attention shows no clear pull in any layer."
     )
-    return [Finding("Class token", sentence, tuple(map(cls.layer, rows)))]
+    return [Finding("Class token", sentence, tuple(map(cls.layer, rows)), _chosen(rows, cls.rows(*CLEAR)))]
 
 
 def _furthest(reader: PanelReader) -> Estimate:

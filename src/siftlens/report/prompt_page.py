@@ -162,7 +162,7 @@ def _lead(effect: PromptEffect, changed: int) -> tuple[str, ...]:
         return (first, "The images' folders are not the model's classes, so it is not known which answers are right.")
     marks = [_verdict(row) for row in effect.table[effect.table["changed"]].itertuples()]
     mended, spoilt = marks.count("mended"), marks.count("spoilt")
-    return (first, f"{count(mended)} wrong answers became right, {count(spoilt)} right ones wrong.")
+    return (first, f"{counted(mended, 'wrong answer')} became right, {counted(spoilt, 'right one')} wrong.")
 
 
 def _changes(effect: PromptEffect) -> tuple[Change, ...]:

@@ -143,7 +143,7 @@ def analyze(
             with result.arrays as on_disk:
                 return Study(replace(result, arrays=on_disk.load()))
     folder = Path(out)
-    expect_free(folder, but=RUN if resume else None)
+    expect_free(folder, but=RUN if resume else None, files=storage.FILES)
     with held(folder):
         expect_free(folder, but=RUN if resume else None)  # again: another run may have ended meanwhile
         if storage.is_finished(folder):

@@ -50,7 +50,7 @@ class Audit(AuditResult):
         Raises:
             InputError: the folder holds an audit already, or cannot be written.
         """
-        expect_free(Path(folder))
+        expect_free(Path(folder), files=(PAGE, *storage.FILES))
         write_page(Path(folder) / PAGE, render_audit(self))
         storage.save(self, Path(folder))
 
@@ -141,7 +141,7 @@ def audit(
     loaded = as_loaded(model, source, normalize, size)
     folder = None if out is None else Path(out)
     if folder is not None:
-        expect_free(folder, but=AUDIT if resume else None)
+        expect_free(folder, but=AUDIT if resume else None, files=(PAGE, *storage.FILES))
     with nullcontext() if folder is None else held(folder):
         if folder is not None:
             expect_asked(folder, resume=resume)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from siftlens.comparison import Comparison, compare_results
 from siftlens.core import InputError
-from siftlens.data import expect_free, write_page
+from siftlens.data import expect_free, make_own, write_page
 from siftlens.interrelation.files import write_table
 from siftlens.interrelation.results import Result
 from siftlens.report import render_comparison
@@ -36,7 +36,7 @@ def compare(studies: Sequence[Study | str | PathLike[str]], *, out: str | PathLi
 
     Raises:
         InputError: fewer than two studies, different images, too few in common, other settings, or a folder that
-            holds a study, an audit or a prompt, or cannot be written.
+            holds a study, an audit, a prompt or another index.html, or cannot be written.
         StudyError: a study is missing, damaged, or of another version.
 
     Example:
@@ -46,9 +46,10 @@ def compare(studies: Sequence[Study | str | PathLike[str]], *, out: str | PathLi
     if isinstance(studies, str | PathLike):
         raise InputError("expected a list of at least two studies, got one path; pass [PATH, PATH]")
     if out is not None:
-        expect_free(Path(out))
+        expect_free(Path(out), files=(TABLE, storage.REPORT))
     comparison = compare_results(_named(studies))
     if out is not None:
+        make_own(Path(out))
         write_table(Path(out) / TABLE, comparison.table)
         write_page(Path(out) / storage.REPORT, render_comparison(comparison))
     return comparison

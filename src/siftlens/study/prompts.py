@@ -66,7 +66,7 @@ def try_prompt(
     """
     batch_size = expect_whole("batch_size", batch_size, least=1)
     if out is not None:
-        expect_free(Path(out))
+        expect_free(Path(out), files=(PAGE, TABLE))
         expect_free(Path(out) / AUDIT_FOLDER)
     source = open_images(images, limit=limit)
     loaded = as_loaded(model, source, normalize, size)

@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from siftlens.core import StudyError
-from siftlens.data import RUN, disk_errors, expect_free, read_record, write_page, write_record
+from siftlens.data import RUN, disk_errors, expect_free, has_progress, read_record, write_page, write_record
 from siftlens.interrelation.files import (
     read_gallery,
     write_arrays,
@@ -40,6 +40,9 @@ _QUARANTINE = "quarantine.csv"
 _FILES = (_HEADS, _LAYERS, _IMAGES, _ARRAYS, _GALLERY, _QUARANTINE)
 
 
+FILES = (REPORT, _GROUPS, *_FILES)
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a complete study."""
     with disk_errors(folder):  # a name too long
@@ -52,7 +55,7 @@ def save(result: Result, folder: Path) -> None:
     Raises:
         InputError: the folder holds a study already, or cannot be written.
     """
-    expect_free(folder)
+    expect_free(folder, files=FILES)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / _HEADS, result.heads)
@@ -84,7 +87,8 @@ def load(folder: Path) -> Result:
     if not folder.is_dir():
         raise StudyError(f"expected the folder of a study, but {folder} does not exist or is no folder")
     if not is_finished(folder):
-        raise StudyError(f"{folder} has no {RUN}: no study, or one that was interrupted (go on with it by --resume)")
+        why = "it was interrupted (go on with it by --resume)" if has_progress(folder) else "it holds no study"
+        raise StudyError(f"{folder} has no {RUN}: {why}")
     record = read_record(folder / RUN, "copy it again, or run the analysis again")
     groups = folder / _GROUPS
     return Result(
