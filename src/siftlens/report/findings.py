@@ -84,7 +84,7 @@ def _layers(pull: PanelReader) -> list[Finding]:
 
 def _chosen(shown: Sequence[int], clear: Sequence[int]) -> str:
     """What is said of figures that stand for more than themselves."""
-    return LARGEST if 0 < len(shown) < len(clear) else ""
+    return LARGEST if len(shown) < len(clear) else ""
 
 
 def _directions(reader: PanelReader) -> list[str]:
