@@ -85,7 +85,7 @@ def feed_told(result: Mapping[str, Any]) -> str:
     speeds = part["views_per_second"]
     return (
         f"One thread cuts {speeds['1']} views of 224 px in a second from squares of 256 px in memory, two cut "
-        f"{speeds['2']}. {of_rounds(part)}"
+        f"{speeds['2']}: medians of {part['rounds']} rounds. {figures.source(part)}"
     )
 
 

@@ -32,7 +32,7 @@ def test_every_figure_and_table_is_there(written):
     statistics += ["mean_squared_distance", "gradient_pull"]
     names = {f"{kind}_{statistic}" for kind in ("heads", "depth") for statistic in statistics} | {"levels"}
     figures = {f"figures/{name}.{suffix}" for name in names for suffix in ("svg", "png")}
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    found = {str(path.relative_to(folder)) for path in folder.rglob("[!.]*") if path.is_file()}
     assert found == figures | {f"tables/{name}.csv" for name in ("heads", "images", "levels")}
     assert {str(path.relative_to(folder)) for path in paths} == found
     with Image.open(folder / "figures" / "levels.png") as picture:

@@ -224,7 +224,11 @@ def test_a_record_of_another_kind_is_refused(saved, tmp_path, text, told):
 def test_no_folder_is_no_study(tmp_path):
     with pytest.raises(StudyError, match="expected the folder of a study, but .*nowhere does not exist"):
         siftlens.load_study(tmp_path / "nowhere")
-    with pytest.raises(StudyError, match=r"has no run\.json: no study, or one that was interrupted"):
+    with pytest.raises(StudyError, match=r"has no run\.json: it holds no study"):
+        siftlens.load_study(tmp_path)
+    (tmp_path / ".progress").mkdir()
+    (tmp_path / ".progress" / "state.json").touch()
+    with pytest.raises(StudyError, match=r"has no run\.json: it was interrupted \(go on with it by --resume\)"):
         siftlens.load_study(tmp_path)
 
 
