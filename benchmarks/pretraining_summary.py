@@ -237,11 +237,12 @@ def every_run(runs: dict[tuple[str, int, int], Any]) -> str:
     return told
 
 
-def side_by_side(runs: dict[tuple[str, int, int], Any], costs: Costs, epochs: int) -> str:
+def side_by_side(scale: str, costs: Costs, epochs: int) -> str:
     """Every schedule against the random arm's of E epochs, without a curve between schedules: from few seeds on."""
     less = f"less random at {epochs}, points"
-    told = f"| | epochs | seeds | linear probe, % | {less} | k-NN, % | {less} | wall-clock of random over its |\n|---|"
-    told += "---:|" * 7
+    runs, tuned = load("linear", scale), load("finetune", scale)
+    told = f"| | epochs | seeds | linear probe, % | {less} | k-NN, % | {less} | fine-tuned, % | {less} "
+    told += f"| wall-clock of random over its |\n|---|{'---:|' * 9}"
     for arm, budget in sorted(
         {(arm, budget) for arm, budget, _ in runs if budget}, key=lambda key: (list(ARMS).index(key[0]), key[1])
     ):
@@ -249,9 +250,9 @@ def side_by_side(runs: dict[tuple[str, int, int], Any], costs: Costs, epochs: in
         if not seeds:
             continue
         told += f"\n| {arm} | {budget} | {len(seeds)} |"
-        for metric in ("linear", "knn"):
+        for metric, found in (("linear", runs), ("knn", runs), ("finetune", tuned)):
             own, base = (
-                np.array([runs[of, at, seed][metric]["report"] for seed in seeds])
+                np.array([found[of, at, seed][metric]["report"] for seed in seeds])
                 for of, at in ((arm, budget), ("random", epochs))
             )
             apart = "" if (arm, budget) == ("random", epochs) else mean_of(100 * (own - base)).told(1, sign="+")
@@ -397,9 +398,8 @@ def main() -> None:
         f"{table(larger, costs, 'linear', BASE.epochs)}\n\n{resolution(larger, 'linear', BASE.epochs)}"
     )
     parts["pretraining-larger-knn"] = table(larger, costs, "knn", BASE.epochs)
-    wide = load("linear", "wide-decoder")
     parts["pretraining-wide"] = side_by_side(
-        wide, Costs("wide-decoder", speed.get("wide-decoder")), SCALES["wide-decoder"].epochs
+        "wide-decoder", Costs("wide-decoder", speed.get("wide-decoder")), SCALES["wide-decoder"].epochs
     )
     figures.fill(PAGE, parts)
 
