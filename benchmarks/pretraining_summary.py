@@ -250,11 +250,13 @@ def side_by_side(scale: str, costs: Costs, epochs: int) -> str:
         if not seeds:
             continue
         told += f"\n| {arm} | {budget} | {len(seeds)} |"
+        pair = ((arm, budget), ("random", epochs))
         for metric, found in (("linear", runs), ("knn", runs), ("finetune", tuned)):
-            own, base = (
-                np.array([found[of, at, seed][metric]["report"] for seed in seeds])
-                for of, at in ((arm, budget), ("random", epochs))
-            )
+            known = [seed for seed in seeds if all((*of, seed) in found for of in pair)]
+            if not known:  # not fine-tuned yet
+                told += " | |"
+                continue
+            own, base = (np.array([found[*of, seed][metric]["report"] for seed in known]) for of in pair)
             apart = "" if (arm, budget) == ("random", epochs) else mean_of(100 * (own - base)).told(1, sign="+")
             told += f" {spread(own)} | {apart} |"
         gain = costs.seconds("random", epochs) / costs.seconds(arm, budget) if costs.speed else None

@@ -94,7 +94,7 @@ def test_more_than_the_whole_lead_can_be_lost_of_a_small_one():
     audit = made_up()
     audit.cues["dependence"] = 10.47
     told = words(render_audit(audit))
-    assert "costs more than its whole usual lead, which is small (2.50 in log-odds)." in told
+    assert "costs more than its whole usual lead of 2.50 in log-odds." in told
     assert "1047 % of its usual lead" not in told
 
 

@@ -87,7 +87,7 @@ def _cost(cue: Any) -> str:
     """Of a lead that is small to begin with, more can be lost than there is: the ratio then says little."""
     if cue.dependence <= 1:
         return f"{percent(cue.dependence)} of its usual lead"
-    return f"more than its whole usual lead, which is small ({number(cue.median_margin)} in log-odds)"
+    return f"more than its whole usual lead of {number(cue.median_margin)} in log-odds"
 
 
 def _harm(cue: Any) -> str:

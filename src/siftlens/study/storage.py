@@ -38,8 +38,6 @@ _ARRAYS = "arrays.nc"
 _GALLERY = "gallery.npz"
 _QUARANTINE = "quarantine.csv"
 _FILES = (_HEADS, _LAYERS, _IMAGES, _ARRAYS, _GALLERY, _QUARANTINE)
-
-
 FILES = (REPORT, _GROUPS, *_FILES)
 
 
