@@ -1,6 +1,9 @@
+import importlib
 import io
 import os
 import struct
+import threading
+import warnings
 import zlib
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from PIL import Image
 
 from siftlens.data import ImageRef, Preprocessing, Unreadable, decode, open_images
 
+DECODING = importlib.import_module("siftlens.data.decode")  # whose name the function of the package takes
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (41, 53, 3), np.uint8)
 AS_IS = Preprocessing(41, 53)
@@ -207,6 +211,36 @@ def test_a_decompression_bomb(tmp_path: Path, side: int):
     assert (tmp_path / "x.png").stat().st_size < 400_000
     with pytest.raises(Unreadable, match=r"^more than \d+ pixels: a decompression bomb"):
         read(tmp_path / "x.png")
+
+
+def test_threads_that_overlap_leave_warnings_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("first", "second"):
+        Image.new("RGB", (50, 50)).save(tmp_path / f"{name}.png")
+    begun, may_end = ({name: threading.Event() for name in ("first", "second")} for _ in range(2))
+    usual = DECODING.to_rgb
+
+    def waiting(image: Image.Image) -> Image.Image:
+        name = threading.current_thread().name
+        begun[name].set()
+        assert may_end[name].wait(60)
+        warnings.warn_explicit("corrupt", UserWarning, "PngImagePlugin.py", 1, module="PIL.PngImagePlugin")
+        return usual(image)
+
+    monkeypatch.setattr(DECODING, "to_rgb", waiting)
+    before = list(warnings.filters)
+    threads = [
+        threading.Thread(target=lambda name=name: shapes.append(read(tmp_path / f"{name}.png").shape), name=name)
+        for name in begun
+    ]
+    shapes: list[tuple[int, ...]] = []
+    for thread in threads:
+        thread.start()
+        assert begun[thread.name].wait(60)
+    for thread in threads:  # the first to come is the first to go
+        may_end[thread.name].set()
+        thread.join()
+    assert shapes == [(41, 53, 3)] * 2
+    assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "TGA", "PPM"])

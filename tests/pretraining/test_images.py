@@ -1,9 +1,13 @@
 """Images held as squares, and keypoints of them in a file that has to fit."""
 
+import errno
 import tarfile
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from siftlens.core import InputError, NothingReadableError
@@ -53,6 +57,64 @@ def test_what_does_not_fit_memory_is_held_in_a_file(folder, tmp_path, monkeypatc
     assert (tmp_path / "new" / "spill.npy").stat().st_size > 12 * SIDE * SIDE * 3
     np.testing.assert_array_equal(spilled.pixels, usual.pixels)
     assert spilled.contents == usual.contents
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    """Neither memory nor the disk holds more than a few bytes."""
+    monkeypatch.setattr(images_module, "_SHARE", 0.0)
+    monkeypatch.setattr(images_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+
+
+def listed(folder):
+    return [np.asarray(Image.open(path)) for path in sorted(folder.glob("b/*.png"))]
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "list"])
+def test_what_fits_nowhere_is_decoded_when_asked_for(folder, tmp_path, request, kind):
+    images = folder
+    if kind == "list":
+        images = listed(folder)
+    elif kind == "tar":
+        images = tmp_path / "photos.tar"
+        with tarfile.open(images, "w") as archive:
+            archive.add(folder, arcname=".")
+    usual = hold(images, Shrinking(SIDE, SIDE), spill=tmp_path / "none")
+    request.getfixturevalue("no_room")
+    with pytest.warns(UserWarning, match=r"\d+ images need 0\.0 GB as squares, for which .*new has no room"):
+        streamed = hold(images, Shrinking(SIDE, SIDE), spill=tmp_path / "new" / "spill.npy")
+    assert not (tmp_path / "new" / "spill.npy").exists()
+    assert replace(streamed, pixels=usual.pixels) == usual
+    assert streamed.digest == usual.digest
+    assert streamed.pixels.shape == usual.pixels.shape
+    assert len(streamed.pixels) == len(usual)
+    np.testing.assert_array_equal(streamed.pixels[:], usual.pixels)
+    places = torch.tensor([3, 0, 3])
+    np.testing.assert_array_equal(streamed.pixels[places], usual.pixels[places])
+    assert streamed.pixels[places].stride() == usual.pixels[places].stride()  # kernels round alike
+    for part, expected in zip(streamed.pixels.split(3), usual.pixels.split(3), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_an_image_that_went_meanwhile_is_named(folder, tmp_path, no_room):
+    with pytest.warns(UserWarning, match="decoded anew in every epoch"):
+        held = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
+    (folder / "a" / "02.png").unlink()
+    with pytest.raises(InputError, match=r"a/02\.png was read before and cannot be read now \(no such file .*--resume"):
+        held.pixels[:]
+
+
+def test_images_that_only_come_in_turn_need_room(folder, tmp_path, no_room, monkeypatch):
+    class InTurn:
+        def __iter__(self):
+            return iter(listed(folder))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images_module, "reserve", full)
+    with pytest.raises(InputError, match=r"cannot write .*spill: the disk is full"):
+        hold(InTurn(), Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
 
 
 def test_a_folder_without_a_usable_image_is_refused(folder, tmp_path):

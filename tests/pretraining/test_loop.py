@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from oracles.runs import SETTINGS, SIZE, STEPS, assert_as_one, assert_same_weigh
 from siftlens.core import InputError, ModelError, SiftlensError, StudyError
 from siftlens.data import write_record
 from siftlens.keypoints import SiftSettings
-from siftlens.pretraining import checkpoint, loop, watch
+from siftlens.pretraining import checkpoint, images, loop, watch
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 from siftlens.pretraining.choice import PartialDecoding
 from siftlens.pretraining.decoder import DecoderSettings
@@ -258,6 +259,35 @@ def test_two_processes_are_as_one(photos, tmp_path, request, name, settings):
     ours, theirs = rows(whole[0] / "log.csv"), rows(tmp_path / "out" / "log.csv")
     np.testing.assert_allclose([float(row[1]) for row in ours[1:]], [float(row[1]) for row in theirs[1:]], rtol=1e-4)
     assert not (tmp_path / "out" / "images.npy").exists()
+
+
+NOWHERE = """
+from types import SimpleNamespace
+from siftlens.pretraining import images
+
+images._SHARE = 0.0
+images.shutil.disk_usage = lambda _: SimpleNamespace(free=9)
+"""
+
+
+def test_two_processes_stream_what_neither_memory_nor_disk_holds(photos, whole, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(NOWHERE + SCRIPT.format(settings=SETTINGS, pace=Pace()))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, script, photos, tmp_path / "out"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("has no room") == 1
+    assert_as_one(whole[0], tmp_path / "out", SETTINGS)
+
+
+def test_streamed_images_give_the_very_weights(photos, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_SHARE", 0.0)
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    with pytest.warns(UserWarning, match="decoded anew in every epoch"):
+        run(photos, tmp_path / "out")
+    assert not (tmp_path / "out" / "images.npy").exists()
+    assert_same_weights(whole[0], tmp_path / "out", rtol=0, atol=0)
+    assert rows(tmp_path / "out" / "knn.csv") == rows(whole[0] / "knn.csv")
 
 
 EAGERLY = """

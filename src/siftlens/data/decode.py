@@ -2,7 +2,9 @@
 
 import os
 import stat
+import threading
 import warnings
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -71,10 +73,10 @@ def _decode_file(
 ) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[int, int]]:
     try:
         _check_file(source)
-        with warnings.catch_warnings(), opened(source) as file:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _PILLOW_QUIET, opened(source) as file:
             image = Image.open(file, formats=FORMATS)
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise _bomb()
             _check_size(*image.size)
             turned = to_rgb(ImageOps.exif_transpose(image))
             return preprocessing.apply(turned), turned.size
@@ -84,9 +86,8 @@ def _decode_file(
         raise Unreadable(str(error)) from error
     except UnidentifiedImageError:
         raise Unreadable(f"not an image of a kind that is read ({', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = Image.MAX_IMAGE_PIXELS
-        raise Unreadable(f"more than {limit} pixels: a decompression bomb, or to be scaled down first") from None
+    except Image.DecompressionBombError:
+        raise _bomb() from None
     except MemoryError:
         raise Unreadable("too large for the memory that is left") from None
     except OSError as error:
@@ -157,6 +158,33 @@ def _check_file(source: Stored) -> None:
         size = len(source.read()) if isinstance(source, Row) else source.size
     if not size:
         raise Unreadable("empty file (0 bytes)")
+
+
+def _bomb() -> Unreadable:
+    return Unreadable(f"more than {Image.MAX_IMAGE_PIXELS} pixels: a decompression bomb, or to be scaled down first")
+
+
+class _PillowQuiet:
+    """Pillow's warnings are not shown while any thread decodes: which are shown is the whole process's affair."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._shown_before = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._shown_before.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", module="PIL")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._shown_before.close()
+
+
+_PILLOW_QUIET = _PillowQuiet()
 
 
 def _check_size(width: int, height: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from siftlens.data import Normalization
 from siftlens.models import LoadedModel
+from siftlens.pretraining.streamed import StreamedPixels
 from siftlens.pretraining.views import normalised
 
 CHUNK = 256  # images at once, where nothing is trained
@@ -27,7 +28,7 @@ def features(module: nn.Module, x: Float[Tensor, "batch 3 height width"]) -> Flo
 @torch.inference_mode()
 def frozen_features(
     model: LoadedModel,
-    pixels: UInt8[Tensor, "image 3 height width"],
+    pixels: UInt8[Tensor, "image 3 height width"] | StreamedPixels,
     progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> Float[Tensor, "image channel"]:
     """Features of images, on the CPU."""

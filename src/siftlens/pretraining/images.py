@@ -1,9 +1,13 @@
-"""Images decoded once and held: in memory, or in a file that the system reads from as needed."""
+"""Images decoded once and held, in memory or in a file; or, where neither has room for them, decoded as needed."""
 
+import math
 import os
+import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,10 @@ from siftlens.data import Preprocessing, disk_errors, make_own, open_images, res
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, decode_images
 from siftlens.pretraining.detection import expect_some
+from siftlens.pretraining.streamed import StreamedPixels
 
 _SHARE = 0.4  # of the machine's memory, which images may take
+_DISK = 0.9  # of what is free there: checkpoints need room, too
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class HeldImages:
     identities: tuple[str, ...]
     groups: tuple[str, ...]
     contents: tuple[str, ...]
-    pixels: UInt8[Tensor, "image 3 height width"]
+    pixels: UInt8[Tensor, "image 3 height width"] | StreamedPixels
     aside: tuple[Quarantined, ...] = ()
 
     def __len__(self) -> int:
@@ -63,9 +69,10 @@ def hold(
         images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
             in memory.
         preprocessing: resize and crop.
-        spill: the file that holds the pixels where they would take more than 40 % of the memory.
+        spill: the file that holds the pixels where they would take more than 40 % of the memory. Where they would take
+            more than 90 % of that disk, too, each is decoded whenever it is asked for, which is warned of.
         workers: processes beside this one.
-        in_file: hold the pixels there in any case.
+        in_file: hold no pixels in memory in any case.
         progress: called with a stage, images done and images to do.
 
     Raises:
@@ -74,30 +81,52 @@ def hold(
     """
     source = open_images(images)
     shape = (len(source), preprocessing.height, preprocessing.width, 3)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if not in_file and np.prod(shape) <= _SHARE * memory:
-        array = np.empty(shape, np.uint8)
-    else:
-        make_own(spill.parent)
-        with disk_errors(spill):
-            array = np.lib.format.open_memmap(spill, "w+", np.uint8, shape)
-            reserve(spill, spill.stat().st_size)  # a mapped page for which there is no room kills the process
+    by_place = isinstance(images, str | os.PathLike) or hasattr(images, "__getitem__")
+    array = _room(shape, spill, in_file=in_file, or_none=by_place)
+    usable: list[bool] = []
     identities: list[str] = []
     groups: list[str] = []
     contents: list[str] = []
     aside: list[Quarantined] = []
     for done, image in enumerate(decode_images(source, preprocessing, workers=workers), start=1):
         progress("decoding", done, len(source))
+        usable.append(not isinstance(image, Quarantined))
         if isinstance(image, Quarantined):
             aside.append(image)
             continue
-        array[len(identities)] = image.pixels
+        if array is not None:
+            array[len(identities)] = image.pixels
         identities.append(image.identity)
         groups.append(image.group)
         contents.append(image.content)
     expect_some(len(identities), aside)
-    pixels = torch.from_numpy(array[: len(identities)]).permute(0, 3, 1, 2)
+    pixels: Tensor | StreamedPixels
+    if array is None:
+        pixels = StreamedPixels(tuple(compress(source, usable)), preprocessing)
+    else:
+        pixels = torch.from_numpy(array[: len(identities)]).permute(0, 3, 1, 2)
     return HeldImages(tuple(identities), tuple(groups), tuple(contents), pixels, tuple(aside))
+
+
+def _room(
+    shape: tuple[int, int, int, int], spill: Path, *, in_file: bool, or_none: bool
+) -> UInt8[np.ndarray, "image height width 3"] | None:
+    """Where pixels are held: in memory, in a file, or nowhere."""
+    size = math.prod(shape)
+    if not in_file and size <= _SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        return np.empty(shape, np.uint8)
+    make_own(spill.parent)
+    with disk_errors(spill):
+        if or_none and size > _DISK * shutil.disk_usage(spill.parent).free:
+            warnings.warn(
+                f"{shape[0]} images need {size / 1e9:.1f} GB as squares, for which {spill.parent} has no room: they "
+                "are decoded anew in every epoch",
+                stacklevel=3,
+            )
+            return None
+        array = np.lib.format.open_memmap(spill, "w+", np.uint8, shape)
+        reserve(spill, spill.stat().st_size)  # a mapped page for which there is no room kills the process
+        return array
 
 
 def in_order_of(store: KeypointStore, images: HeldImages) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from siftlens.core import InputError
 from siftlens.data import RUN, discard_unfinished, expect_free, expect_writable, is_result, make_own
@@ -163,8 +164,11 @@ def _held(
         )
         if not in_file:
             return held
-        held = replace(held, pixels=held.pixels[:0].clone())  # which the others read from the file
+        if isinstance(held.pixels, Tensor):
+            held = replace(held, pixels=held.pixels[:0].clone())  # which the others read from the file
     shared: HeldImages = fabric.broadcast(held)
+    if not isinstance(shared.pixels, Tensor):
+        return shared
     pixels = np.load(out / _PIXELS, mmap_mode="c")[: len(shared)]
     return replace(shared, pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
