@@ -35,9 +35,9 @@ class Scale:
 
 
 SCALES = {
-    "small": Scale(SMALL, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3}),
+    "small": Scale(SMALL, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3, "muon-encoder": 4e-3}),
     "larger": Scale(LARGER, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3}),
-    "wide-decoder": Scale(LARGER, MAES, 10, {"adamw": 1e-3, "muon": 4e-3}),
+    "wide-decoder": Scale(LARGER, MAES, 10, {"adamw": 1e-3, "muon": 4e-3, "muon-encoder": 2e-3}),
 }
 BASE = PretrainSettings(
     model="vit_tiny_patch16_224",
@@ -68,6 +68,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "muon": MUON,  # random masks
     "muon-keypoint-high": {**MUON, "policy": GUIDED},
     "muon-other-image": {**MUON, "policy": GUIDED, "guide": "other"},
+    "muon-encoder": {"optimizer": "muon-encoder"},
+    "muon-encoder-partial": {"optimizer": "muon-encoder", "decoding": PartialDecoding(SHARE, 0.0)},
     "muon-partial": {**MUON, "decoding": PartialDecoding(SHARE, 0.0)},
     "muon-keypoint-partial": {**MUON, "policy": GUIDED, "decoding": PartialDecoding(SHARE, 0.5)},
 }

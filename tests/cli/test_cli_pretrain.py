@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from siftlens.cli.app import app
 from siftlens.pretraining import PretrainSettings
+from siftlens.pretraining.optimizers import OPTIMIZERS
 
 pytest.importorskip("lightning_fabric", reason="needs Lightning Fabric: pip install 'siftlens[pretrain]'")
 
@@ -119,7 +120,9 @@ def test_first_views_reach_the_run(place, arguments, part):
     assert (settings["first_size"], settings["first_part"]) == (32, part)
 
 
-@pytest.mark.parametrize(("arguments", "optimizer"), [((), "muon"), (("--optimizer", "adamw"), "adamw")])
+@pytest.mark.parametrize(
+    ("arguments", "optimizer"), [((), "muon"), *((("--optimizer", name), name) for name in OPTIMIZERS)]
+)
 def test_the_optimizer_reaches_the_run(place, arguments, optimizer):
     trained = siftlens_cli("pretrain", "--images", "photos", "--out", "out", *SMALL, *DECODER, *arguments)
     assert trained.exit_code == 0, trained.output

@@ -55,6 +55,15 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_has_the_rest(model):
     assert names_of(model, muon, weight_decay=0.1) == names_of(model, muon)
 
 
+def test_muon_has_the_matrices_of_the_encoder_alone(model):
+    adamw, muon = optimizers_of(model, "muon-encoder", 0.1)
+    everywhere = names_of(model, optimizers_of(model, "muon", 0.1)[1])
+    assert names_of(model, muon) == {name for name in everywhere if name.startswith("encoder.")}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names_of(model, adamw) == trained - names_of(model, muon)
+    assert everywhere - names_of(model, muon) < names_of(model, adamw, weight_decay=0.1)
+
+
 def test_adamw_alone_has_everything(model):
     (adamw,) = optimizers_of(model, "adamw", 0.1)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -76,7 +85,7 @@ def test_a_step_of_muon_is_orthogonal_and_four_times_as_large_as_one_of_adamw(mo
         assert values.median() > 0.4 * values.max(), name  # of the gradients' own it is a hundredth, more or less
 
 
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("kind", ["muon", "muon-encoder", "adamw"])
 def test_moments_put_back_go_on_as_if_never_gone(model, kind):
     optimizers = optimizers_of(model, kind, 0.1)
     assert moments(optimizers, model) == {}

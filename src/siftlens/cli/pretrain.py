@@ -90,8 +90,12 @@ def pretrain(
         int, typer.Option(min=1, metavar="N", help="Images per step, in all processes.", rich_help_panel=_TRAINING)
     ] = 256,
     optimizer: Annotated[
-        Literal["muon", "adamw"],
-        typer.Option(metavar="NAME", help="muon (AdamW outside the blocks) or adamw.", rich_help_panel=_TRAINING),
+        Literal["muon", "muon-encoder", "adamw"],
+        typer.Option(
+            metavar="NAME",
+            help="muon (AdamW outside the blocks), muon-encoder (AdamW in the decoder, too; for wide ones), adamw.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "muon",
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="At a batch of 256.", rich_help_panel=_TRAINING)

@@ -8,9 +8,13 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
 
-OPTIMIZERS = ("muon", "adamw")
+_MATRICES = {
+    "muon": ("encoder.blocks.", "decoder.blocks."),
+    "muon-encoder": ("encoder.blocks.",),
+    "adamw": (),
+}  # Muon's
+OPTIMIZERS = tuple(_MATRICES)
 _BETAS = (0.9, 0.95)  # of AdamW, as in MAE
-_BLOCKS = ("encoder.blocks.", "decoder.blocks.")
 _LARGER = 4.0  # Muon's rate over AdamW's; of 1, 2 and 4 the best, on seeds that no study uses
 _MOMENTS = {AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}  # per parameter
 
@@ -20,7 +24,8 @@ def optimizers_of(model: MaskedAutoencoder, kind: str, decay: float) -> list[Opt
 
     "muon": steps of the blocks' matrices are made orthogonal (Muon, Jordan et al. 2024), in bfloat16. They are four
     times as large as AdamW's (which Liu et al. 2025 match), and so is the decay of these matrices; one learning rate
-    serves both. All else has AdamW. "adamw": AdamW alone, as in MAE.
+    serves both. All else has AdamW. "muon-encoder": likewise, but the decoder's matrices have AdamW, whose steps cost
+    less where the decoder is the wider. "adamw": AdamW alone, as in MAE.
 
     Args:
         model: newly built.
@@ -33,7 +38,7 @@ def optimizers_of(model: MaskedAutoencoder, kind: str, decay: float) -> list[Opt
         if not parameter.requires_grad:
             continue
         matrix = parameter.squeeze().ndim > 1
-        if kind == "muon" and matrix and parameter.ndim == 2 and name.startswith(_BLOCKS):
+        if matrix and parameter.ndim == 2 and name.startswith(_MATRICES[kind]):
             matrices.append(parameter)
         else:
             others[decay if matrix else 0.0].append(parameter)

@@ -29,7 +29,8 @@ class PretrainSettings:
         first_part: share of the training with views of `first_size`.
         epochs: passes over the images.
         batch_size: images per step, over all processes and parts.
-        optimizer: "muon", Muon on the matrices of blocks and AdamW on all else; or "adamw", as in MAE.
+        optimizer: "muon", Muon on the matrices of blocks and AdamW on all else; "muon-encoder", on the encoder's alone;
+            or "adamw", as in MAE.
         learning_rate: at a batch of 256, scaled in proportion to the batch.
         warm_up: share of all steps over which the rate rises; then it falls as a cosine to zero.
         weight_decay: of matrices, over the learning rate; Muon's is four times `learning_rate`.
