@@ -36,7 +36,7 @@ class Scale:
 
 SCALES = {
     "small": Scale(SMALL, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3, "muon-encoder": 4e-3}),
-    "larger": Scale(LARGER, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3}),
+    "larger": Scale(LARGER, LEAN, 40, {"adamw": 4e-3, "muon": 4e-3, "muon-encoder": 4e-3}),  # the last as small
     "wide-decoder": Scale(LARGER, MAES, 10, {"adamw": 1e-3, "muon": 4e-3, "muon-encoder": 2e-3}),
 }
 BASE = PretrainSettings(

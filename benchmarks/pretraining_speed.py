@@ -17,7 +17,7 @@ benchmarks/results/pretraining-speed.json; `pretraining_speed_tables.py` puts it
 import argparse
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -86,14 +86,14 @@ class Material:
         (self.work / "again").unlink()
 
 
-def steps_of_arms(material: Material, scale: str, rounds: int) -> dict[str, Any]:
-    """Seconds of a step of each arm of the study, its batch included: the mean over the training."""
-    arms = {arm: phases(settings_of(arm, scale)) for arm in ARMS}
-    steps = {f"{arm} {each.size}": next_step(material, each) for arm, parts in arms.items() for _, each in parts}
+def steps_of_arms(material: Material, scale: str, arms: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Seconds of a step of arms of the study, its batch included: the mean over the training."""
+    whole = {arm: phases(settings_of(arm, scale)) for arm in arms}
+    steps = {f"{arm} {each.size}": next_step(material, each) for arm, parts in whole.items() for _, each in parts}
     found = machine.take_turns(steps, rounds)
     return {
         arm: {"seconds": sum(share * median(found[f"{arm} {each.size}"]) for share, each in parts)}
-        for arm, parts in arms.items()
+        for arm, parts in whole.items()
     }
 
 
@@ -211,12 +211,12 @@ def once(material: Material) -> dict[str, float]:
     return {name: round(value, 4) for name, value in (found | {"view": 1e3 * median(views) / len(every)}).items()}
 
 
-def study(material: Material, data: Path, scale: str, rounds: int) -> dict[str, Any]:
+def study(material: Material, data: Path, scale: str, arms: Sequence[str], rounds: int) -> dict[str, Any]:
     """What a run of the study takes: its steps, and what it pays once."""
     each = once(material)
     total = len(list(data.rglob("*.jpg")))
     return {
-        "arms": steps_of_arms(material, scale, 3 * rounds),
+        "arms": steps_of_arms(material, scale, arms, 3 * rounds),
         "steps_per_epoch": total // BASE.batch_size,
         "decoding_seconds": round(each["decoding"] * total / 1e3, 2),
         "detection_seconds": round(each["decoding and detection"] * total / 1e3, 2),
@@ -225,7 +225,7 @@ def study(material: Material, data: Path, scale: str, rounds: int) -> dict[str, 
     }
 
 
-def measure(part: str, data: Path, images: int, rounds: int) -> dict[str, Any]:
+def measure(part: str, data: Path, images: int, arms: Sequence[str], rounds: int) -> dict[str, Any]:
     """One part."""
     if part == "partial":
         return {"cases": partial_decoding(rounds)}
@@ -237,7 +237,7 @@ def measure(part: str, data: Path, images: int, rounds: int) -> dict[str, Any]:
         material = Material(data, Path(work), images)
         scale = "small" if part == "study" else part
         if scale in SCALES:
-            return study(material, data, scale, rounds)
+            return study(material, data, scale, arms, rounds)
         return {"threads": {str(threads): guidance(material, threads, rounds) for threads in (1, 2)}}
 
 
@@ -249,11 +249,14 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they were measured"
     )
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=tuple(ARMS), help="whose steps are timed; of the scales' parts"
+    )
     given = parser.parse_args()
     for part in given.parts:
         about = {"rounds": given.rounds, "command": machine.command(), "date": datetime.now(UTC).date().isoformat()}
         about |= {"machine": machine.describe_machine()}
-        found = {part: about | measure(part, given.data, given.images, given.rounds)}
+        found = {part: about | measure(part, given.data, given.images, given.arms, given.rounds)}
         print(
             machine.save_result("pretraining-speed", machine.load_result("pretraining-speed") | found), part, flush=True
         )

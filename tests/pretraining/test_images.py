@@ -100,7 +100,10 @@ def test_an_image_that_went_meanwhile_is_named(folder, tmp_path, no_room):
     with pytest.warns(UserWarning, match="decoded anew in every epoch"):
         held = hold(folder, Shrinking(SIDE, SIDE), spill=tmp_path / "spill")
     (folder / "a" / "02.png").unlink()
-    with pytest.raises(InputError, match=r"a/02\.png was read before and cannot be read now \(no such file .*--resume"):
+    with pytest.raises(
+        InputError,
+        match=r"a/02\.png was read before and cannot be read now \(no such file .*; bring it back and run again",
+    ):
         held.pixels[:]
 
 

@@ -81,7 +81,7 @@ def hold(
     """
     source = open_images(images)
     shape = (len(source), preprocessing.height, preprocessing.width, 3)
-    by_place = isinstance(images, str | os.PathLike) or hasattr(images, "__getitem__")
+    by_place = isinstance(images, str | os.PathLike) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
     array = _room(shape, spill, in_file=in_file, or_none=by_place)
     usable: list[bool] = []
     identities: list[str] = []

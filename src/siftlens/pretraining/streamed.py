@@ -56,7 +56,7 @@ class StreamedPixels:
             return decode(ref, self.preprocessing)
         except Unreadable as error:
             raise InputError(
-                f"{ref.identity} was read before and cannot be read now ({error}); bring it back, and go on (--resume)"
+                f"{ref.identity} was read before and cannot be read now ({error}); bring it back and run again"
             ) from error
 
 
