@@ -97,10 +97,16 @@ def test_a_disk_that_fills_up_at_any_moment_leaves_the_last_state(place, siftlen
 def test_pixels_that_are_kept_in_a_file_need_their_room_before(photos, small_disk):
     disk, grow = small_disk
     squares = Shrinking(64, 64)
+    spill = disk / "images.npy"
+    with pytest.warns(UserWarning, match="has no room: they are decoded anew in every epoch"):
+        streamed = hold(photos, squares, spill=spill, in_file=True)  # mapped, it would end in SIGBUS
+    assert not spill.exists()
     with pytest.raises(InputError, match=r"cannot write .*images\.npy: the disk is full; free some space"):
-        hold(photos, squares, spill=disk / "images.npy", in_file=True)  # mapped, it would end in SIGBUS
+        hold(set(photos.iterdir()), squares, spill=spill, in_file=True)  # cannot be asked for one image anew
     assert grow("1m")
-    assert len(hold(photos, squares, spill=disk / "images.npy", in_file=True)) == 12
+    held = hold(photos, squares, spill=spill, in_file=True)
+    assert len(held) == 12
+    assert (held.pixels[:] == streamed.pixels[:]).all()
 
 
 def test_a_limit_on_files_is_told_in_one_line(place, siftlens_cli, photos):

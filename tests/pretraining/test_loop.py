@@ -607,7 +607,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path):
         ({"first_part": math.nan}, "first_part must lie between 0 and 1, got nan"),
         ({"loss_temperature": 0.0}, "loss_temperature must be at least 0.001, got 0.0"),
         ({"loss_temperature": 1e-40}, "loss_temperature must be at least 0.001, got 1e-40"),
-        ({"optimizer": "sgd"}, "optimizer must be one of muon, adamw, got 'sgd'"),
+        ({"optimizer": "sgd"}, "optimizer must be one of muon, muon-encoder, adamw, got 'sgd'"),
         ({"guide": "depth"}, "guide must be one of keypoints, other, gradient, got 'depth'"),
     ],
 )
