@@ -368,7 +368,7 @@ def test_commands_that_begin_again_do_not_offer_to_go_on(command, place):
 
 
 def test_keypoints_go_on_without_it(tmp_path, capsys):
-    (tmp_path / "kept.partial").touch()
+    (tmp_path / "kept.partial").mkdir()
     with pytest.raises(Exit), reported(tmp_path / "kept", resumes=True):
         raise KeyboardInterrupt
     assert (

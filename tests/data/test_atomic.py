@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from siftlens.core import InputError
-from siftlens.data import atomic_path, disk_errors, expect_writable
+from siftlens.data import atomic_path, disk_errors
 
 
 def test_a_file_appears_whole_and_replaces(tmp_path: Path):
@@ -97,18 +97,3 @@ def test_other_complaints_pass():
     with pytest.raises(OSError, match="^unable to open$"):
         with disk_errors(Path("x")):
             raise OSError("unable to open")
-
-
-def test_whether_a_folder_can_be_written_is_found_out_without_a_trace(tmp_path: Path, monkeypatch):
-    expect_writable(tmp_path / "new" / "newer")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"^cannot write .*/file/new: a file stands where a folder is needed"):
-        expect_writable(tmp_path / "file" / "new")
-
-    def full(**_):
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(InputError, match=f"^cannot write {tmp_path}: the disk is full"):
-        expect_writable(tmp_path)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from siftlens.core import InputError, NothingReadableError
+from siftlens.data import held as held_folder
 from siftlens.engine import LocalEngine
 from siftlens.keypoints import KeypointStore, SiftSettings
 from siftlens.patchmaps import Shrinking
@@ -157,6 +158,14 @@ def test_an_interrupted_detection_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "detect_with", lambda *given: detected.append(given) or usual(*given))
     detect_images(folder, out, side=SIDE)
     assert len(detected) == 10 - 5  # the sixth and seventh of the folder, in order, are the two set aside
+    assert not (tmp_path / "keypoints.partial").exists()
+
+
+def test_two_detections_do_not_write_one_file(folder, tmp_path):
+    out = tmp_path / "keypoints"
+    with held_folder(tmp_path / "keypoints.partial"), pytest.raises(InputError, match="another run is writing to"):
+        detect_images(folder, out, side=SIDE)
+    assert not list(tmp_path.glob("keypoints*"))
 
 
 def test_a_finished_file_is_not_overwritten(folder, tmp_path):

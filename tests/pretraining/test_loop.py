@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, safe_open
 
 from oracles.runs import SETTINGS, SIZE, STEPS, assert_as_one, assert_same_weights, rows, run
 from siftlens.core import InputError, ModelError, SiftlensError, StudyError
-from siftlens.data import write_record
+from siftlens.data import held, write_record
 from siftlens.keypoints import SiftSettings
 from siftlens.pretraining import checkpoint, images, loop, watch
 from siftlens.pretraining.autoencoder import MaskedAutoencoder
@@ -490,6 +491,26 @@ def test_where_nothing_can_be_written_nothing_is_decoded(photos, tmp_path):
     with pytest.raises(InputError, match="cannot write .*: a file stands where a folder is needed"):
         run(photos, tmp_path / "file" / "out", progress=lambda *told: stages.append(told))
     assert not stages
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(photos, tmp_path):
+    out = tmp_path / "out"
+    with held(out), pytest.raises(InputError, match=f"another run is writing to {out}; wait for it to end"):
+        run(photos, out)
+    assert not out.exists()
+
+
+def test_a_run_that_was_finished_meanwhile_is_left_as_it_is(photos, whole, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    @contextmanager
+    def another_was_faster(place):
+        shutil.copytree(whole[0], place)
+        yield
+
+    monkeypatch.setattr(sys.modules["siftlens.pretraining.pretrain"], "held", another_was_faster)
+    with pytest.raises(InputError, match="holds a run already; go on with it"):
+        run(photos, out)
 
 
 def test_a_study_is_not_overwritten(photos, tmp_path):

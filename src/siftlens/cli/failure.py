@@ -71,6 +71,6 @@ def _go_on(out: Path) -> str:
     with suppress(OSError):  # a name too long
         if has_progress(out) or (out / _PRETRAINING).is_file():
             return f"; --resume goes on from the last state in {out}"
-        if partial.is_file():
+        if partial.is_dir():
             return f"; the same command goes on from {partial}"
     return ""

@@ -1,6 +1,6 @@
 """Images: where they come from, how they are decoded, and what a model sees of them."""
 
-from siftlens.data.atomic import atomic_path, discard_unfinished, disk_errors, expect_writable, reserve, write_page
+from siftlens.data.atomic import atomic_path, discard_unfinished, disk_errors, reserve, write_page
 from siftlens.data.decode import SUFFIXES, Unreadable, decode, decode_with_size, expect_folder
 from siftlens.data.files import open_images
 from siftlens.data.jpeg import Jpeg, as_jpeg
@@ -69,7 +69,6 @@ __all__ = [
     "expect_folder",
     "expect_free",
     "expect_same",
-    "expect_writable",
     "has_progress",
     "held",
     "input_size",

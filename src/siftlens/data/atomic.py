@@ -48,18 +48,6 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise InputError(f"cannot write {place}: {advice}") from error
 
 
-def expect_writable(folder: Path) -> None:
-    """Find out whether files can be written into a folder, or into one that is yet to be made; nothing is left.
-
-    Raises:
-        InputError: they cannot.
-    """
-    with disk_errors(folder):
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        with tempfile.TemporaryFile(dir=there):
-            pass
-
-
 def _errno(error: OSError | SafetensorError) -> int | None:
     """Which error of the system it is; safetensors tells in words only. None for a library's own complaint."""
     if isinstance(error, OSError):

@@ -1,11 +1,12 @@
 """Keypoints of a folder of images, detected once and written to one file."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from siftlens.core import InputError, NothingReadableError, PatchGrid
-from siftlens.data import open_images
+from siftlens.data import held, open_images
 from siftlens.engine import Engine, LocalEngine
 from siftlens.keypoints import KeypointCache, Keypoints, KeypointStore, SiftSettings
 from siftlens.patchmaps import Prepared, PrepareSettings, Quarantined, Shrinking
@@ -22,8 +23,8 @@ def detect_images(
 ) -> tuple[KeypointStore, list[Quarantined]]:
     """Detect the keypoints of images as squares, and write them to a file.
 
-    What was found is kept in `OUT.partial` meanwhile, by content of the pixels: the same call goes on after an
-    interruption, also when images came or went.
+    What was found is kept in the folder `OUT.partial` meanwhile, by content of the pixels: the same call goes on after
+    an interruption, also when images came or went.
 
     Args:
         images: a folder, a glob, a tar or Parquet file, an address (s3://...), or a text file of paths; or a collection
@@ -38,11 +39,9 @@ def detect_images(
         The keypoints, and the images set aside.
 
     Raises:
-        InputError: the file exists, or nothing is at `images`.
+        InputError: the file exists, another run is at it, or nothing is at `images`.
         NothingReadableError: not one image can be used.
     """
-    if out.exists():
-        raise InputError(f"{out} exists; delete it to detect anew, or choose another file")
     settings = settings or SiftSettings()
     source = open_images(images)
     as_one_patch = PrepareSettings(Shrinking(side, side), PatchGrid(1, 1, side, side), sift=settings, rivals=False)
@@ -59,14 +58,17 @@ def detect_images(
                 yield image
         expect_some(len(source) - len(aside), aside)
 
-    try:
-        with KeypointCache(partial) as cache:
-            store = KeypointStore.gather(found(cache), side, settings)
-    except NothingReadableError:
-        partial.unlink(missing_ok=True)  # there is nothing to go on from
-        raise
-    store.save(out)
-    partial.unlink(missing_ok=True)
+    with held(partial):
+        if out.exists():
+            raise InputError(f"{out} exists; delete it to detect anew, or choose another file")
+        try:
+            with KeypointCache(partial / "keypoints.sqlite") as cache:
+                store = KeypointStore.gather(found(cache), side, settings)
+        except NothingReadableError:
+            shutil.rmtree(partial, ignore_errors=True)  # there is nothing to go on from
+            raise
+        store.save(out)
+        shutil.rmtree(partial, ignore_errors=True)
     return store, aside
 
 

@@ -1,6 +1,7 @@
 """`pretrain`: from a folder of images to an encoder."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from os import PathLike
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from siftlens.core import InputError
-from siftlens.data import RUN, discard_unfinished, expect_free, expect_writable, is_result, make_own
+from siftlens.data import RUN, discard_unfinished, expect_free, held, is_result, make_own
 from siftlens.keypoints import KeypointStore
 from siftlens.patchmaps import Quarantined, Shrinking
 from siftlens.pretraining.batches import Batches, Guide
@@ -91,8 +92,7 @@ def pretrain(
         raise InputError(f"{out} lies in {images}, where its pictures would be trained on; choose a folder elsewhere")
     if is_result(out):
         raise InputError(f"{out} holds a study, an audit or a prompt; choose another folder, or remove that one first")
-    if (out / STATE).exists() and not resume:
-        raise InputError(f"{out} holds a run already; go on with it (--resume), or choose another folder")
+    _expect_asked(out, resume=resume)
     if not (out / STATE).exists():
         expect_free(out, but=RUN, files=_FILES)
     store = None
@@ -116,33 +116,40 @@ def pretrain(
             f"a batch of {settings.batch_size} images cannot be shared equally by {parts} parts; "
             f"choose a multiple of {parts}"
         )
-    expect_writable(out)  # before images are decoded, which takes long
-    with step_errors(out):
-        held = _held(fabric, images, settings.side, out, workers, progress)
-    if fabric.is_global_zero:
-        discard_unfinished(out)
-    batches = Batches(held, guide_of(settings, store, held), model.layout.grid, settings)
-    run = Run(fabric, model, normalization, held, batches, settings, out, pace, progress)
-    if fabric.is_global_zero and run.first < batches.steps:
-        about = {
-            "settings": settings.describe(),
-            "images": len(held),
-            "aside": {image.identity: image.reason for image in held.aside},
-        }
-        how = {
-            "device": str(fabric.device),
-            "precision": str(fabric._precision.precision),
-            "processes": fabric.world_size,
-            "accumulate": pace.accumulate,
-            "compile": pace.compile,
-            "torch": torch.__version__,
-        }
-        make_own(out)
-        note_part(out, about, run.first, how)
-    finished = run.train()
-    if fabric.is_global_zero:
-        (out / _PIXELS).unlink(missing_ok=True)
-    return Pretrained(out / ENCODER, len(held), held.aside, finished)
+    with held(out) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            _expect_asked(out, resume=resume)  # again: another run may have ended meanwhile
+            discard_unfinished(out)
+        with step_errors(out):
+            squares = _squares(fabric, images, settings.side, out, workers, progress)
+        batches = Batches(squares, guide_of(settings, store, squares), model.layout.grid, settings)
+        run = Run(fabric, model, normalization, squares, batches, settings, out, pace, progress)
+        if fabric.is_global_zero and run.first < batches.steps:
+            about = {
+                "settings": settings.describe(),
+                "images": len(squares),
+                "aside": {image.identity: image.reason for image in squares.aside},
+            }
+            how = {
+                "device": str(fabric.device),
+                "precision": str(fabric._precision.precision),
+                "processes": fabric.world_size,
+                "accumulate": pace.accumulate,
+                "compile": pace.compile,
+                "torch": torch.__version__,
+            }
+            make_own(out)
+            note_part(out, about, run.first, how)
+        finished = run.train()
+        if fabric.is_global_zero:
+            (out / _PIXELS).unlink(missing_ok=True)
+    return Pretrained(out / ENCODER, len(squares), squares.aside, finished)
+
+
+def _expect_asked(out: Path, *, resume: bool) -> None:
+    """Refuse a run to go on with that nobody asked to go on with."""
+    if (out / STATE).exists() and not resume:
+        raise InputError(f"{out} holds a run already; go on with it (--resume), or choose another folder")
 
 
 def _among(out: Path, images: str) -> bool:
@@ -152,31 +159,31 @@ def _among(out: Path, images: str) -> bool:
     return out.resolve().is_relative_to(there) or any(fnmatchcase(file, glob) for glob in globs)
 
 
-def _held(
+def _squares(
     fabric: "Fabric", images: Any, side: int, out: Path, workers: int, progress: Callable[[str, int, int], None]
 ) -> HeldImages:
     """The images; many processes decode them once, into a file that all of them read."""
     in_file = fabric.world_size > 1
-    held = None
+    squares = None
     if fabric.is_global_zero:
-        held = hold(
+        squares = hold(
             images, Shrinking(side, side), spill=out / _PIXELS, workers=workers, in_file=in_file, progress=progress
         )
         if not in_file:
-            return held
-        if isinstance(held.pixels, Tensor):
-            held = replace(held, pixels=held.pixels[:0].clone())  # which the others read from the file
-    shared: HeldImages = fabric.broadcast(held)
+            return squares
+        if isinstance(squares.pixels, Tensor):
+            squares = replace(squares, pixels=squares.pixels[:0].clone())  # which the others read from the file
+    shared: HeldImages = fabric.broadcast(squares)
     if not isinstance(shared.pixels, Tensor):
         return shared
     pixels = np.load(out / _PIXELS, mmap_mode="c")[: len(shared)]
     return replace(shared, pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
-def guide_of(settings: PretrainSettings, store: KeypointStore | None, held: HeldImages) -> Guide | None:
+def guide_of(settings: PretrainSettings, store: KeypointStore | None, squares: HeldImages) -> Guide | None:
     """What concentration is in a run; None where it has no say."""
     if not settings.guided:
         return None
     if store is None:
         return GradientGuide()
-    return KeypointGuide(store, in_order_of(store, held), other=settings.guide == "other")
+    return KeypointGuide(store, in_order_of(store, squares), other=settings.guide == "other")
