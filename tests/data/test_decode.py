@@ -243,6 +243,38 @@ def test_threads_that_overlap_leave_warnings_as_they_were(tmp_path: Path, monkey
     assert list(warnings.filters) == before
 
 
+def test_decoding_puts_back_no_filters_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Image.new("RGB", (50, 50)).save(tmp_path / "x.png")
+    begun, may_end = threading.Event(), threading.Event()
+    usual = DECODING.to_rgb
+
+    def waiting(image: Image.Image) -> Image.Image:
+        begun.set()
+        assert may_end.wait(60)
+        return usual(image)
+
+    monkeypatch.setattr(DECODING, "to_rgb", waiting)
+    before = list(warnings.filters)
+    thread = threading.Thread(target=lambda: read(tmp_path / "x.png"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        thread.start()
+        assert begun.wait(60)
+    may_end.set()
+    thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_a_warning_that_was_shown_once_is_not_shown_again_for_decoding(tmp_path: Path):
+    Image.new("RGB", (50, 50)).save(tmp_path / "x.png")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            read(tmp_path / "x.png")
+            warnings.warn("of the caller's", UserWarning, stacklevel=1)
+    assert len(shown) == 1
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "TGA", "PPM"])
 def test_damaged_bytes_never_do_worse_than_a_reason(tmp_path: Path, kind: str):
     whole = np.frombuffer(encoded(kind), np.uint8)

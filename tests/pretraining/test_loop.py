@@ -284,7 +284,7 @@ def test_two_processes_stream_what_neither_memory_nor_disk_holds(photos, whole, 
 def test_streamed_images_give_the_very_weights(photos, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "_SHARE", 0.0)
     monkeypatch.setattr(images.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
-    with pytest.warns(UserWarning, match="decoded anew in every epoch"):
+    with pytest.warns(UserWarning, match="decoded anew whenever it is needed"):
         run(photos, tmp_path / "out")
     assert not (tmp_path / "out" / "images.npy").exists()
     assert_same_weights(whole[0], tmp_path / "out", rtol=0, atol=0)
@@ -511,6 +511,21 @@ def test_a_run_that_was_finished_meanwhile_is_left_as_it_is(photos, whole, tmp_p
     monkeypatch.setattr(sys.modules["siftlens.pretraining.pretrain"], "held", another_was_faster)
     with pytest.raises(InputError, match="holds a run already; go on with it"):
         run(photos, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole[0].iterdir()
+    }
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_can_begin_anew(photos, whole, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "save_state", stop)
+        run(photos, tmp_path / "out")
+    assert (tmp_path / "out" / "log.csv").exists()
+    run(photos, tmp_path / "out")
+    assert_same_weights(whole[0], tmp_path / "out", rtol=0, atol=0)
 
 
 def test_a_study_is_not_overwritten(photos, tmp_path):

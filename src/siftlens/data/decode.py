@@ -1,11 +1,13 @@
 """One image, decoded to the pixels that the model sees, or the reason why not."""
 
 import os
+import re
 import stat
 import threading
 import warnings
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -165,23 +167,33 @@ def _bomb() -> Unreadable:
 
 
 class _PillowQuiet:
-    """Pillow's warnings are not shown while any thread decodes: which are shown is the whole process's affair."""
+    """Pillow's warnings are not shown while any thread decodes: which are shown is the whole process's affair.
+
+    One filter comes and goes. `warnings.catch_warnings` would put back all filters as they were, those of other threads
+    with them, and `warnings.filterwarnings` has every warning that was shown once shown again.
+    """
+
+    _FILTER = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._shown_before = threading.Lock(), 0, ExitStack()
+        self._lock, self._inside = threading.Lock(), 0
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._shown_before.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", module="PIL")
+                self._filters().insert(0, self._FILTER)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._shown_before.close()
+                with suppress(ValueError):  # another thread has put back its own
+                    self._filters().remove(self._FILTER)
+
+    @staticmethod
+    def _filters() -> list[Any]:
+        return cast("list[Any]", warnings.filters)
 
 
 _PILLOW_QUIET = _PillowQuiet()

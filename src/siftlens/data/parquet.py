@@ -1,6 +1,7 @@
 """Images in Parquet files, a row each, as Hugging Face writes data sets: read where they lie."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from siftlens.core import InputError, one_line
 from siftlens.data.remote import Remote, within_reach
 
 _LARGEST_GROUP = 2**30  # bytes, decompressed
+_ONE_AT_A_TIME = threading.Lock()  # of groups: each thread would hold one
 _LABELS = ("label", "labels", "class", "cls")
 
 
@@ -37,7 +39,8 @@ class Row:
         Raises:
             OSError: they cannot be read.
         """
-        value = _images(self.file, self.column, self.group)[self.index].as_py()
+        with _ONE_AT_A_TIME:
+            value = _images(self.file, self.column, self.group)[self.index].as_py()
         return bytes((value.get("bytes") if isinstance(value, dict) else value) or b"")
 
 

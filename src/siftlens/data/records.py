@@ -57,12 +57,14 @@ def is_own(folder: Path) -> bool:
 def make_own(folder: Path) -> None:
     """Make a folder for files of siftlens' own, whose pictures are no images of the user's; one in use stays unmarked.
 
+    What a run under way keeps there is no use of it.
+
     Raises:
         InputError: it cannot be made.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not any(folder.iterdir()):
+        if all(there.name == PROGRESS for there in folder.iterdir()):
             (folder / _MARK).write_text("siftlens wrote this folder; its pictures are left out of --images.\n")
 
 

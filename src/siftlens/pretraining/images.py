@@ -70,7 +70,8 @@ def hold(
             in memory.
         preprocessing: resize and crop.
         spill: the file that holds the pixels where they would take more than 40 % of the memory. Where they would take
-            more than 90 % of that disk, too, each is decoded whenever it is asked for, which is warned of.
+            more than 90 % of that disk, too, images in files are decoded whenever they are asked for, which is warned
+            of.
         workers: processes beside this one.
         in_file: hold no pixels in memory in any case.
         progress: called with a stage, images done and images to do.
@@ -81,8 +82,7 @@ def hold(
     """
     source = open_images(images)
     shape = (len(source), preprocessing.height, preprocessing.width, 3)
-    by_place = isinstance(images, str | os.PathLike) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
-    array = _room(shape, spill, in_file=in_file, or_none=by_place)
+    array = _room(shape, spill, in_file=in_file, or_none=isinstance(images, str | os.PathLike))
     usable: list[bool] = []
     identities: list[str] = []
     groups: list[str] = []
@@ -102,7 +102,7 @@ def hold(
     expect_some(len(identities), aside)
     pixels: Tensor | StreamedPixels
     if array is None:
-        pixels = StreamedPixels(tuple(compress(source, usable)), preprocessing)
+        pixels = StreamedPixels(tuple(compress(source, usable)), tuple(contents), preprocessing)
     else:
         pixels = torch.from_numpy(array[: len(identities)]).permute(0, 3, 1, 2)
     return HeldImages(tuple(identities), tuple(groups), tuple(contents), pixels, tuple(aside))
@@ -117,10 +117,11 @@ def _room(
         return np.empty(shape, np.uint8)
     make_own(spill.parent)
     with disk_errors(spill):
+        spill.unlink(missing_ok=True)  # of a run that was killed: its room is free
         if or_none and size > _DISK * shutil.disk_usage(spill.parent).free:
             warnings.warn(
-                f"{shape[0]} images need {size / 1e9:.1f} GB as squares, for which {spill.parent} has no room: they "
-                "are decoded anew in every epoch",
+                f"{shape[0]} images need {size / 1e9:.1f} GB as squares, for which {spill.parent} has no room: each is "
+                "decoded anew whenever it is needed; a folder on a larger disk, or smaller squares, would save that",
                 stacklevel=3,
             )
             return None

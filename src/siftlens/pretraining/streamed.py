@@ -12,7 +12,7 @@ from loky import cpu_count
 from torch import Tensor
 
 from siftlens.core import InputError
-from siftlens.data import ImageRef, Preprocessing, Unreadable, decode
+from siftlens.data import ImageRef, Preprocessing, Unreadable, content_hash, decode
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,12 @@ class StreamedPixels:
 
     Args:
         refs: images that were read once.
+        contents: hashes of their pixels, then.
         preprocessing: resize and crop.
     """
 
     refs: tuple[ImageRef, ...]
+    contents: tuple[str, ...]
     preprocessing: Preprocessing
 
     @property
@@ -39,11 +41,11 @@ class StreamedPixels:
         """Decode some images, in as many threads as there are cores.
 
         Raises:
-            InputError: one cannot be read any more.
+            InputError: one cannot be read any more, or has other pixels.
         """
-        refs = self.refs[places] if isinstance(places, slice) else [self.refs[place] for place in places.tolist()]
-        pixels = np.empty((len(refs), self.preprocessing.height, self.preprocessing.width, 3), np.uint8)
-        for image, decoded in zip(pixels, _threads().map(self._decoded, refs), strict=True):
+        wanted = range(len(self))[places] if isinstance(places, slice) else places.tolist()
+        pixels = np.empty((len(wanted), self.preprocessing.height, self.preprocessing.width, 3), np.uint8)
+        for image, decoded in zip(pixels, _threads().map(self._decoded, wanted), strict=True):
             image[:] = decoded
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -51,13 +53,19 @@ class StreamedPixels:
         """Go through all, so many at once."""
         return (self[start : start + size] for start in range(0, len(self), size))
 
-    def _decoded(self, ref: ImageRef) -> UInt8[np.ndarray, "height width 3"]:
+    def _decoded(self, place: int) -> UInt8[np.ndarray, "height width 3"]:
+        ref = self.refs[place]
         try:
-            return decode(ref, self.preprocessing)
+            pixels = decode(ref, self.preprocessing)
         except Unreadable as error:
             raise InputError(
                 f"{ref.identity} was read before and cannot be read now ({error}); bring it back and run again"
             ) from error
+        if content_hash(pixels) != self.contents[place]:
+            raise InputError(
+                f"{ref.identity} has other pixels than before; leave images as they are while they are used"
+            )
+        return pixels
 
 
 @cache
