@@ -400,6 +400,7 @@ def main() -> None:
         f"{table(larger, costs, 'linear', BASE.epochs)}\n\n{resolution(larger, 'linear', BASE.epochs)}"
     )
     parts["pretraining-larger-knn"] = table(larger, costs, "knn", BASE.epochs)
+    parts["pretraining-larger-controls"] = controls(larger)
     parts["pretraining-wide"] = side_by_side(
         "wide-decoder", Costs("wide-decoder", speed.get("wide-decoder")), SCALES["wide-decoder"].epochs
     )
