@@ -271,9 +271,9 @@ def less_random(runs: dict[tuple[str, int, int], Any], arm: str, budget: int, me
     return mean_of(100 * (own - base)).told(1, sign="+")
 
 
-def finetuned_table(costs: Costs) -> str:
+def finetuned_table(scale: str, costs: Costs) -> str:
     """Accuracy after fine-tuning, of the seeds that both the arm and random at E epochs have."""
-    runs, longest = load("finetune"), BASE.epochs
+    runs, longest = load("finetune", scale), BASE.epochs
     if not runs:
         return "No encoder has been fine-tuned yet."
     told = f"| | epochs | seeds | fine-tuned, % | less random at {longest}, points |\n|---|---:|---:|---:|---:|"
@@ -386,7 +386,7 @@ def main() -> None:
     parts = {
         "pretraining-runs": every_run(runs),
         "pretraining-curves": figure(runs),
-        "pretraining-finetuned": finetuned_table(costs),
+        "pretraining-finetuned": finetuned_table("small", costs),
         "pretraining-controls": controls(runs),
     }
     if costs.speed:
@@ -401,6 +401,7 @@ def main() -> None:
     )
     parts["pretraining-larger-knn"] = table(larger, costs, "knn", BASE.epochs)
     parts["pretraining-larger-controls"] = controls(larger)
+    parts["pretraining-larger-finetuned"] = finetuned_table("larger", costs)
     parts["pretraining-wide"] = side_by_side(
         "wide-decoder", Costs("wide-decoder", speed.get("wide-decoder")), SCALES["wide-decoder"].epochs
     )
